@@ -1,0 +1,1 @@
+"""The observer that writes a run's events as JSON lines."""
