@@ -1,0 +1,80 @@
+"""What an execution environment is: a requirement, its exact lock, and the interpreter made from the lock."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+import attrs
+
+from mlp_hookspecs.types.base import Json, frozen_map
+
+
+@attrs.frozen
+class EnvironmentSpec:
+    """What a step asks of its interpreter.
+
+    Attributes
+    ----------
+    backend : str
+        The environment backend that understands the requirement.
+    requirement : mapping of str to JSON
+        The requirement in the backend's own terms.
+    """
+
+    backend: str
+    requirement: Mapping[str, Json] = attrs.field(factory=dict, converter=frozen_map)
+
+    @property
+    def digest(self) -> str:
+        """Identity of the requirement, as ``sha256-<64 hex digits>``: equal requirements have equal digests."""
+        text = json.dumps([self.backend, dict(self.requirement)], sort_keys=True, separators=(",", ":"))
+        return "sha256-" + hashlib.sha256(text.encode()).hexdigest()
+
+
+@attrs.frozen
+class EnvironmentLock:
+    """The exact answer to a requirement.
+
+    Attributes
+    ----------
+    backend : str
+        The environment backend that made it and can provision it.
+    content : str
+        The lock in the backend's own format; its hash is the environment's identity.
+    python : str
+        The interpreter's version, as ``3.12`` or ``3.12.1``.
+    platforms : tuple of str
+        The platforms it holds for, such as ``linux-64``; empty where it holds for any.
+    """
+
+    backend: str
+    content: str
+    python: str
+    platforms: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Identity of the lock, as ``sha256-<64 hex digits>``."""
+        text = json.dumps([self.backend, self.content])
+        return "sha256-" + hashlib.sha256(text.encode()).hexdigest()
+
+
+@attrs.frozen
+class ProvisionedEnvironment:
+    """An interpreter that is ready to run a step.
+
+    Attributes
+    ----------
+    python : str
+        Absolute path of the interpreter.
+    variables : mapping of str to str
+        Environment variables that it needs.
+    has_platform : bool
+        Whether it contains the platform's own packages; where it does not, the core ships them with the code.
+    """
+
+    python: str
+    variables: Mapping[str, str] = attrs.field(factory=dict, converter=frozen_map)
+    has_platform: bool = False

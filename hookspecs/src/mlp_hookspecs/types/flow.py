@@ -1,0 +1,240 @@
+"""What a flow is: its steps, their order, its parameters, and the plan from which an orchestrator can run it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import attrs
+
+from mlp_hookspecs.types.base import Json, frozen_map
+from mlp_hookspecs.types.plan import StepPlan
+
+StepKind = Literal["linear", "split", "foreach", "parallel", "switch", "end"]
+
+
+@attrs.frozen
+class StepNode:
+    """One step of a flow's graph.
+
+    Attributes
+    ----------
+    name : str
+        The step's name.
+    kind : {"linear", "split", "foreach", "parallel", "switch", "end"}
+        How the step goes on: to one step, to several at once, to one step once per item, to a gang,
+        to one of several by a condition, or nowhere.
+    next : tuple of str
+        The steps it may go to, in the order of ``self.next``; for a switch without repeats.
+    is_join : bool
+        Whether the step takes ``inputs``.
+    foreach : str or None
+        The artifact iterated over, for ``kind="foreach"``.
+    num_parallel : str or None
+        Source text of the gang's size, for ``kind="parallel"``.
+    condition : str or None
+        The artifact that decides, for ``kind="switch"``.
+    cases : tuple of (str, str)
+        Pairs of the condition's value, as text, and a step, for ``kind="switch"``.
+    parents : tuple of str
+        The steps that may go to this one, in the order of the source.
+    splits : tuple of str
+        The open split and foreach steps around this one, outermost first. For a join these include the one it closes.
+    join : str or None
+        For a split, foreach or parallel step, the join that closes it.
+    doc : str
+        The step's docstring.
+    file : str
+        The source file's name, for messages.
+    line : int
+        The line of ``def``, 1-based.
+    """
+
+    name: str
+    kind: StepKind
+    next: tuple[str, ...] = ()
+    is_join: bool = False
+    foreach: str | None = None
+    num_parallel: str | None = None
+    condition: str | None = None
+    cases: tuple[tuple[str, str], ...] = ()
+    parents: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+    join: str | None = None
+    doc: str = ""
+    file: str = ""
+    line: int = 0
+
+
+@attrs.frozen
+class FlowGraph:
+    """The immutable graph of a flow.
+
+    Attributes
+    ----------
+    flow : str
+        The flow's name.
+    start : str
+        Name of the first step.
+    end : str
+        Name of the last step.
+    steps : tuple of StepNode
+        All steps, in the order of the source.
+    doc : str
+        The flow's docstring.
+    """
+
+    flow: str
+    start: str
+    end: str
+    steps: tuple[StepNode, ...]
+    doc: str = ""
+
+    def __getitem__(self, name: str) -> StepNode:
+        """Return the step of that name; KeyError if there is none."""
+        for node in self.steps:
+            if node.name == name:
+                return node
+        raise KeyError(name)
+
+    def __contains__(self, name: object) -> bool:
+        """Tell whether a step has that name."""
+        return any(node.name == name for node in self.steps)
+
+
+@attrs.frozen
+class StepInfo:
+    """A step as the planning hook sees it.
+
+    Attributes
+    ----------
+    flow : str
+        The flow's name.
+    node : StepNode
+        The step's place in the graph.
+    """
+
+    flow: str
+    node: StepNode
+
+
+@attrs.frozen
+class ParameterInfo:
+    """A flow's parameter as deploy targets and user interfaces see it.
+
+    Attributes
+    ----------
+    name : str
+        The name on the command line, with hyphens or underscores as declared.
+    type : str
+        Readable name of the type, such as ``int`` or ``list[int]``.
+    required : bool
+        Whether a run must give a value.
+    default : str or None
+        The default as the text that the command line would take; None where there is none.
+    help : str
+        One line for people.
+    choices : tuple of str
+        The allowed values as text; empty where any value of the type will do.
+    """
+
+    name: str
+    type: str
+    required: bool = False
+    default: str | None = None
+    help: str = ""
+    choices: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class Schedule:
+    """When a deployed flow runs by itself.
+
+    Attributes
+    ----------
+    cron : str
+        Five fields, as crontab(5) has them.
+    timezone : str
+        An IANA time zone name.
+    """
+
+    cron: str
+    timezone: str = "UTC"
+
+
+@attrs.frozen
+class Trigger:
+    """An event that starts a deployed flow.
+
+    Attributes
+    ----------
+    kind : {"event", "flow"}
+        A published event, or another flow's successful end.
+    name : str
+        The event's or the flow's name.
+    parameters : mapping of str to str
+        Which field of the event's payload fills which parameter.
+    """
+
+    kind: Literal["event", "flow"]
+    name: str
+    parameters: Mapping[str, str] = attrs.field(factory=dict, converter=frozen_map)
+
+
+@attrs.frozen
+class PlannedStep:
+    """A step with everything that its options decided.
+
+    Attributes
+    ----------
+    node : StepNode
+        The step's place in the graph.
+    plan : StepPlan
+        The merged plan.
+    options : mapping of str to JSON
+        The options as data, by name.
+    """
+
+    node: StepNode
+    plan: StepPlan
+    options: Mapping[str, Json] = attrs.field(factory=dict, converter=frozen_map)
+
+
+@attrs.frozen
+class FlowPlan:
+    """All that an orchestrator needs to run a flow step by step, with no driver of ours.
+
+    Attributes
+    ----------
+    graph : FlowGraph
+        The steps and their order.
+    steps : tuple of PlannedStep
+        One per step of the graph, in its order.
+    parameters : tuple of ParameterInfo
+        What a run may or must be given.
+    schedule : Schedule or None
+        When the flow runs by itself.
+    triggers : tuple of Trigger
+        What else starts it.
+    project : mapping of str to str
+        ``name``, ``branch`` and ``production`` where the flow declares a project.
+    begin : tuple of str
+        The command that creates the run; ``{run_id}`` stands for the run's id and ``{parameters}`` for a JSON
+        object of parameter values. Its standard output is one JSON object with ``run_id``.
+    step : tuple of str
+        The command that runs one task; ``{run_id}``, ``{step}``, ``{task_id}`` and ``{attempt}`` stand for its
+        identity. Its standard output is one JSON object: ``status`` and ``next``, a list of objects with
+        ``step`` and ``task_id`` — the tasks that are ready once every earlier one has finished.
+    finish : tuple of str
+        The command that ends the run; ``{run_id}`` stands for its id and ``{status}`` for ``succeeded`` or ``failed``.
+    """
+
+    graph: FlowGraph
+    steps: tuple[PlannedStep, ...]
+    parameters: tuple[ParameterInfo, ...] = ()
+    schedule: Schedule | None = None
+    triggers: tuple[Trigger, ...] = ()
+    project: Mapping[str, str] = attrs.field(factory=dict, converter=frozen_map)
+    begin: tuple[str, ...] = ()
+    step: tuple[str, ...] = ()
+    finish: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""mlp-core: flows, steps, parameters, artifacts and runs, on hooks that plugins implement."""
