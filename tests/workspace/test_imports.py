@@ -22,7 +22,9 @@ def import_names(requirements: Iterable[str]) -> set[str]:
     """Return the import packages that the required distributions provide."""
     wanted = {re.split(r"[\s\[<>=!~;(]", requirement, maxsplit=1)[0].lower() for requirement in requirements}
     installed = importlib.metadata.packages_distributions()
-    return {package for package, names in installed.items() if wanted & {name.lower() for name in names}}
+    found = {package for package, names in installed.items() if wanted & {name.lower() for name in names}}
+    # An editable installation, which our own have in development, does not list its packages.
+    return found | {name.replace("-", "_") for name in wanted if name.startswith("mlp-")}
 
 
 def imported_names(tree: ast.AST) -> Iterator[str]:
@@ -71,3 +73,11 @@ def test_entry_points_belong_to_the_distribution(distribution: Distribution, roo
     modules = [value.partition(":")[0].partition(".")[0] for value in distribution.entry_points.values()]
     is_plugin = distribution.folder.parent == root / "mlp_plugins"
     assert set(modules) == ({distribution.package} if is_plugin else set())
+
+
+def test_worker_needs_only_what_travels() -> None:
+    """A worker starts with the standard library, attrs and pluggy, so that it runs in an environment of the user's."""
+    code = "import sys; before = set(sys.modules); import mlp_core.worker; print(*set(sys.modules) - before)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    third_parties = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names
+    assert third_parties <= {"attr", "attrs", "pluggy", "mlp_core", "mlp_hookspecs"}
