@@ -43,7 +43,7 @@ def encode(value: object) -> Any:  # JSON has no narrower type
     >>> encode(Resources(cpu=2))
     {'cpu': 2}
     """
-    cls: type[Any] = type(value)
+    cls: Any = type(value)  # typed loosely, since mypy does not see that classes are hashable
     return _encoder(cls)(value)
 
 
@@ -73,7 +73,7 @@ def decode(cls: type[_T], data: object) -> _T:
     >>> decode(Resources, {"cpu": 2})
     Resources(cpu=2, memory_mb=0, gpu=0, disk_mb=0, custom={})
     """
-    known: type[Any] = cls
+    known: Any = cls  # as above
     result: _T = _decoder(known)(data)
     return result
 

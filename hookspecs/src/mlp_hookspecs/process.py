@@ -1,0 +1,486 @@
+"""How a launcher runs a worker as a process: the worker protocol, and a loop that speaks it with many at once.
+
+The protocol, version 1:
+
+- The command of a `WorkerCommand` is started in a process group of its own. Its standard input is the request, as
+  `wire.dumps` writes it, followed by the end of the file.
+- Its standard output and error are the task's log.
+- The environment variable ``MLP_WORKER_FD`` numbers a descriptor for messages to the launcher: one JSON object a line,
+  ``{"started": {"host": ..., "pid": ...}}`` first and ``{"outcome": {...}}`` last.
+- A process that ends without an outcome has failed; `failure_of_exit` says why.
+- The worker ends with its launcher: on Linux by the parent-death signal, elsewhere when the variable
+  ``MLP_WORKER_LIFELINE`` numbers a descriptor that reaches its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import platform
+import selectors
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+
+from mlp_hookspecs import wire
+from mlp_hookspecs.types import Failure, StepOutcome, WorkerCommand
+
+if TYPE_CHECKING:
+    from mlp_hookspecs.handles import LaunchSink
+
+MESSAGE_FD = "MLP_WORKER_FD"
+LIFELINE_FD = "MLP_WORKER_LIFELINE"
+_CHUNK = 1 << 16
+_Stream = Literal["stdout", "stderr", "messages"]
+
+
+@attrs.define(eq=False)
+class _Pipe:
+    """The launcher's end of one of an attempt's pipes."""
+
+    attempt_id: str
+    stream: _Stream
+    fd: int
+
+
+@attrs.define(eq=False)
+class _Attempt:
+    """What the loop knows of an attempt."""
+
+    id: str
+    pipes: list[_Pipe]
+    messages: bytearray = attrs.field(factory=bytearray)
+    outcome: StepOutcome | None = None
+    started: bool = False
+
+
+class WorkerLoop:
+    """One thread that reads the pipes of many workers and tells a sink what happens to them.
+
+    Parameters
+    ----------
+    sink : LaunchSink
+        Where starts, logs and outcomes go.
+    on_end : callable, optional
+        Called with an attempt's id before its end is told to the sink.
+
+    Examples
+    --------
+    A launcher adds each worker that it starts, and tells the loop of its exit:
+
+    >>>     >>> from mlp_hookspecs.process import WorkerLoop  # doctest: +SKIP
+    """
+
+    def __init__(self, sink: LaunchSink, *, on_end: Callable[[str], None] | None = None) -> None:
+        """Make the loop; its thread starts with `start`."""
+        self._sink = sink
+        self._on_end = on_end
+        self._selector = selectors.DefaultSelector()
+        self._attempts: dict[str, _Attempt] = {}
+        self._calls: list[Callable[[], None]] = []
+        self._lock = threading.Lock()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._selector.register(self._wake_read, selectors.EVENT_READ, None)
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="mlp-worker-loop", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Run a function in the loop's thread, soon."""
+        with self._lock:
+            self._calls.append(function)
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_write, b"x")
+
+    def watch(self, fd: int, ready: Callable[[], None]) -> None:
+        """Call a function in the loop's thread whenever a descriptor is readable; call this in that thread."""
+        self._selector.register(fd, selectors.EVENT_READ, ready)
+
+    def unwatch(self, fd: int) -> None:
+        """Undo `watch`; call this in the loop's thread."""
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(fd)
+
+    def add(self, attempt_id: str, stdout: int, stderr: int, messages: int) -> None:
+        """Take over the reading ends of an attempt's pipes."""
+        names: tuple[tuple[_Stream, int], ...] = (("stdout", stdout), ("stderr", stderr), ("messages", messages))
+        attempt = _Attempt(attempt_id, [_Pipe(attempt_id, stream, fd) for stream, fd in names])
+        for pipe in attempt.pipes:
+            os.set_blocking(pipe.fd, False)
+
+        def register() -> None:
+            self._attempts[attempt_id] = attempt
+            for pipe in attempt.pipes:
+                self._selector.register(pipe.fd, selectors.EVENT_READ, pipe)
+
+        self.call(register)
+
+    def exited(self, attempt_id: str, status: int) -> None:
+        """Tell that an attempt's process has ended, with the status as `os.waitstatus_to_exitcode` gives it."""
+        self.call(lambda: self._finish(attempt_id, status))
+
+    def has_started(self, attempt_id: str) -> bool:
+        """Tell whether the attempt's worker has said that it began; True for one that has ended."""
+        attempt = self._attempts.get(attempt_id)
+        return attempt is None or attempt.started
+
+    def close(self) -> None:
+        """End the thread; what is still open is abandoned."""
+        self._closed = True
+        self.call(lambda: None)
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+        for attempt in list(self._attempts.values()):
+            self._drop(attempt)
+        self._selector.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def _run(self) -> None:
+        """Read until closed."""
+        while not self._closed:
+            for key, _ in self._selector.select():
+                if key.data is None:
+                    self._drain_wake()
+                elif isinstance(key.data, _Pipe):
+                    self._read(key.data)
+                else:
+                    key.data()
+            with self._lock:
+                calls, self._calls = self._calls, []
+            for function in calls:
+                function()
+
+    def _drain_wake(self) -> None:
+        """Empty the pipe that wakes the thread."""
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._wake_read, _CHUNK):
+                pass
+
+    def _read(self, pipe: _Pipe) -> bool:
+        """Read once from a pipe; return whether there may be more now."""
+        attempt = self._attempts.get(pipe.attempt_id)
+        if attempt is None:
+            return False
+        try:
+            data = os.read(pipe.fd, _CHUNK)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._selector.unregister(pipe.fd)
+            os.close(pipe.fd)
+            attempt.pipes.remove(pipe)
+            return False
+        if pipe.stream == "messages":
+            self._message(attempt, data)
+        else:
+            self._sink.log(attempt.id, pipe.stream, data)
+        return True
+
+    def _message(self, attempt: _Attempt, data: bytes) -> None:
+        """Take in a piece of the message stream."""
+        attempt.messages += data
+        if b"\n" not in data:
+            return
+        *lines, rest = bytes(attempt.messages).split(b"\n")
+        attempt.messages = bytearray(rest)
+        for line in lines:
+            message = json.loads(line)
+            if "started" in message:
+                attempt.started = True
+                self._sink.started(attempt.id, message["started"]["host"], message["started"]["pid"])
+            elif "heartbeat" in message:
+                self._sink.heartbeat(attempt.id)
+            elif "outcome" in message:
+                attempt.outcome = wire.decode(StepOutcome, message["outcome"])
+
+    def _finish(self, attempt_id: str, status: int) -> None:
+        """Read what is left in the pipes, and tell the attempt's end."""
+        attempt = self._attempts.get(attempt_id)
+        if attempt is None:
+            return
+        for pipe in list(attempt.pipes):
+            # Children of the worker may hold a pipe open for ever: what is in it now is all that counts.
+            while self._read(pipe):
+                pass
+        self._drop(attempt)
+        if self._on_end is not None:
+            self._on_end(attempt_id)
+        if attempt.outcome is not None:
+            self._sink.finished(attempt_id, attempt.outcome)
+        else:
+            self._sink.lost(attempt_id, failure_of_exit(status))
+
+    def _drop(self, attempt: _Attempt) -> None:
+        """Forget an attempt and close its pipes."""
+        for pipe in attempt.pipes:
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(pipe.fd)
+            os.close(pipe.fd)
+        attempt.pipes.clear()
+        self._attempts.pop(attempt.id, None)
+
+
+def failure_of_exit(status: int) -> Failure:
+    """Return why a worker that left no outcome has failed.
+
+    Parameters
+    ----------
+    status : int
+        The exit status, or the negated number of the signal that ended it.
+
+    Returns
+    -------
+    Failure
+        Of the kind ``killed`` or ``exit``.
+
+    Examples
+    --------
+    >>> failure_of_exit(-11).message
+    'the process was killed by SIGSEGV (segmentation fault)'
+    """
+    if status >= 0:
+        return Failure("exit", f"the process exited with status {status} before the step had finished")
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    meaning = signal.strsignal(-status) if -status in signal.valid_signals() else None
+    text = f"the process was killed by {name}" + (f" ({meaning.lower()})" if meaning else "")
+    if -status == signal.SIGKILL:
+        text += "; the usual reason is that the machine or its control group ran out of memory"
+    return Failure("killed", text)
+
+
+def start_worker(command: WorkerCommand, *, lifeline: int | None = None) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a worker's process.
+
+    Parameters
+    ----------
+    command : WorkerCommand
+        How.
+    lifeline : int, optional
+        A descriptor whose end tells the worker that its launcher has gone, for systems without a parent-death signal.
+
+    Returns
+    -------
+    process : subprocess.Popen
+        With pipes for all three standard streams. Write the request to its input and close that.
+    messages : int
+        The descriptor from which the worker's messages can be read.
+
+    Raises
+    ------
+    OSError
+        Where the process cannot be started.
+    """
+    read_end, write_end = os.pipe()
+    environment = worker_environment(command.variables, command.unset)
+    environment[MESSAGE_FD] = str(write_end)
+    passed = [write_end]
+    if lifeline is not None:
+        environment[LIFELINE_FD] = str(lifeline)
+        passed.append(lifeline)
+    try:
+        process = subprocess.Popen(  # an argument list made by the core
+            command.argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            cwd=command.cwd if command.cwd and Path(command.cwd).is_dir() else None,
+            pass_fds=passed,
+            process_group=0,
+        )
+    except BaseException:
+        os.close(read_end)
+        raise
+    finally:
+        os.close(write_end)
+    return process, read_end
+
+
+def worker_environment(variables: Mapping[str, str], unset: Sequence[str] = ()) -> dict[str, str]:
+    """Return this process's environment with a command's changes."""
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    environment.update(variables)
+    return environment
+
+
+def run_worker(command: WorkerCommand, request: bytes, attempt_id: str, sink: LaunchSink) -> None:
+    """Run one worker and return when its end has been told to the sink. For agents that serve one attempt at a time.
+
+    Parameters
+    ----------
+    command : WorkerCommand
+        How to start it.
+    request : bytes
+        The request, by `wire.dumps`.
+    attempt_id : str
+        Its identity in every message.
+    sink : LaunchSink
+        Where starts, logs and the end go.
+    """
+    ended = threading.Event()
+    loop = WorkerLoop(_EndingSink(sink, ended))
+    try:
+        process, messages = start_worker(command)
+    except OSError as error:
+        loop.close()
+        sink.lost(attempt_id, Failure("system", f"the worker could not be started: {error}"))
+        return
+    if process.stdin is None or process.stdout is None or process.stderr is None:  # pragma: no cover # Popen was told
+        raise RuntimeError(attempt_id)
+    loop.start()
+    try:
+        loop.add(attempt_id, os.dup(process.stdout.fileno()), os.dup(process.stderr.fileno()), messages)
+        send_request(process, request)
+        loop.exited(attempt_id, process.wait())
+        ended.wait()
+    finally:
+        kill_tree(process.pid)
+        process.stdout.close()
+        process.stderr.close()
+        process.wait()
+        loop.close()
+
+
+def send_request(process: subprocess.Popen[bytes], request: bytes) -> None:
+    """Write a request to a worker's input and close that; a worker that has died meanwhile is no error here."""
+    if process.stdin is None:
+        return
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(request)
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+
+
+class _EndingSink:
+    """A sink that passes everything on, and sets an event after the attempt's end."""
+
+    def __init__(self, sink: LaunchSink, ended: threading.Event) -> None:
+        self._sink = sink
+        self._ended = ended
+        self.started = sink.started
+        self.heartbeat = sink.heartbeat
+        self.log = sink.log
+
+    def finished(self, attempt_id: str, outcome: StepOutcome) -> None:
+        """Pass on, and set the event."""
+        self._sink.finished(attempt_id, outcome)
+        self._ended.set()
+
+    def lost(self, attempt_id: str, failure: Failure) -> None:
+        """Pass on, and set the event."""
+        self._sink.lost(attempt_id, failure)
+        self._ended.set()
+
+
+def die_with_parent(sign: signal.Signals = signal.SIGKILL) -> None:
+    """Have this process signalled when its parent ends: by the kernel on Linux, by watching the lifeline elsewhere.
+
+    The parent's end between its fork and this call is noticed by whoever reads the pipes: there is nobody left.
+    """
+    if platform.system() == "Linux":
+        import ctypes
+
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+        ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, int(sign), 0, 0, 0)
+        return
+    lifeline = os.environ.get(LIFELINE_FD)
+    if lifeline is not None:
+        threading.Thread(target=_watch_lifeline, args=(int(lifeline), sign), daemon=True).start()
+
+
+def _watch_lifeline(fd: int, sign: signal.Signals) -> None:
+    """Signal this process's group when the other end of a pipe is closed."""
+    while os.read(fd, 1):
+        pass
+    os.killpg(os.getpgrp(), sign)
+
+
+def kill_tree(pid: int, sign: signal.Signals = signal.SIGKILL) -> None:
+    """Signal a process, its group and all its descendants, as far as the system can list them.
+
+    Parameters
+    ----------
+    pid : int
+        The process; it must be the leader of its process group.
+    sign : signal.Signals
+        The signal.
+    """
+    victims = descendants(pid)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, sign)
+    for victim in victims:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(victim, sign)
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the ids of all processes below one, where the system has ``/proc``; otherwise none."""
+    children: dict[int, list[int]] = {}
+    try:
+        entries = [entry for entry in os.listdir("/proc") if entry.isdigit()]  # noqa: PTH208 # names, and fast
+    except OSError:
+        return []
+    for entry in entries:
+        parent = _parent_of(entry)
+        if parent is not None:
+            children.setdefault(parent, []).append(int(entry))
+    found: list[int] = []
+    waiting = [pid]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found += below
+        waiting += below
+    return found
+
+
+def _parent_of(entry: str) -> int | None:
+    """Return the parent's id of a process named in ``/proc``; None if it has gone."""
+    try:
+        with open(f"/proc/{entry}/stat", "rb") as file:  # noqa: PTH123 # a Path costs more than the read, and there are many
+            stat = file.read()
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM):
+            return None
+        raise
+    # The command's name stands in parentheses and may contain anything; the state and the parent follow it.
+    return int(stat[stat.rindex(b")") + 2 :].split()[1])
+
+
+class MessageWriter:
+    """The worker's end of the message stream.
+
+    Parameters
+    ----------
+    fd : int
+        The descriptor.
+    """
+
+    def __init__(self, fd: int) -> None:
+        """Take over the descriptor; processes that the step starts do not inherit it."""
+        os.set_inheritable(fd, False)  # noqa: FBT003 # the standard library's signature
+        self._fd = fd
+        self._lock = threading.Lock()
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Write one message."""
+        data = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+        with self._lock:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._fd, view) :]
