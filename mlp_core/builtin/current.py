@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlp_hookspecs import Backend, EnvironmentLock, EnvironmentSpec, ProvisionedEnvironment, hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
 
 @hookimpl

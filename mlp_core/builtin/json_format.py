@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlp_hookspecs import ArtifactRef, Backend, hookimpl
-from mlp_hookspecs.handles import ArtifactSource, ArtifactTarget
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlp_hookspecs.handles import ArtifactSource, ArtifactTarget
 
 _SCALARS = (bool, int, float, str, type(None))
 _TYPES = ("builtins.NoneType", "builtins.bool", "builtins.dict", "builtins.float", "builtins.int", "builtins.list")

@@ -140,7 +140,7 @@ class Environment(Option):
 
     name: ClassVar[str] = "environment"
     levels: ClassVar[tuple[Literal["step", "flow"], ...]] = _BOTH
-    vars: Mapping[str, str] = attrs.field(factory=dict, converter=frozen_map)
+    vars: Mapping[str, str] = attrs.field(factory=dict, converter=frozen_map)  # Metaflow's name
 
     @vars.validator
     def _check(self, _attribute: attrs.Attribute[Any], value: Mapping[str, Any]) -> None:
@@ -204,7 +204,7 @@ def mlp_plan_step(step: StepInfo, options: Sequence[Option]) -> StepPlan | None:
     return None if plan == StepPlan() else plan
 
 
-def _fields(option: Option) -> dict[str, Any]:
+def _fields(option: Option) -> dict[str, Any]:  # noqa: PLR0911 # one return an option
     """Return the fields of the plan that an option sets."""
     match option:
         case Retry():

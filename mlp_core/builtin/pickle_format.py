@@ -1,4 +1,4 @@
-"""How any Python value is stored: pickle protocol 5, with large buffers beside the stream so that a load copies nothing.
+"""How any Python value is stored: pickle protocol 5, with large buffers beside the stream, so that loading copies none.
 
 Content: the magic text ``mlp-pickle-1`` and a line's end; a line with a JSON list of the buffers' sizes and, first, the
 stream's size; the stream; each buffer, aligned to 64 bytes from the beginning of the content, so that a mapped array
@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlp_hookspecs import ArtifactRef, Backend, hookimpl
-from mlp_hookspecs.handles import ArtifactSource, ArtifactTarget, Buffer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mlp_hookspecs.handles import ArtifactSource, ArtifactTarget, Buffer
 
 MAGIC = b"mlp-pickle-1\n"
 ALIGNMENT = 64

@@ -28,7 +28,7 @@ class FrozenDict(dict[str, _V]):
         return FrozenDict, (dict(self),)
 
 
-def frozen_map(value: Mapping[str, _V]) -> Mapping[str, _V]:
+def frozen_map(value: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a read-only copy of a mapping.
 
     Parameters
