@@ -139,9 +139,9 @@ class ForeachFrame:
     count : int
         How many there are.
     item : ArtifactRef or None
-        The item, where it is small enough to travel; otherwise it is read from the artifact `variable` of `values`.
+        The item, where it is small enough to travel; otherwise it is read from `values`.
     values : ArtifactRef or None
-        The artifact iterated over.
+        The sequence iterated over.
     """
 
     step: str
@@ -207,12 +207,15 @@ class Transition:
         The steps that follow; for a switch the one that was chosen.
     count : int or None
         For a foreach the number of items, for a gang its size; None otherwise.
+    values : ArtifactRef or None
+        For a foreach the sequence iterated over.
     items : tuple of ArtifactRef
         For a foreach the items themselves, where each is small enough to travel.
     """
 
     steps: tuple[str, ...] = ()
     count: int | None = None
+    values: ArtifactRef | None = None
     items: tuple[ArtifactRef, ...] = ()
 
 
@@ -270,6 +273,8 @@ class StepRequest:
         URL of the store that artifacts go to.
     inputs : tuple of TaskInput
         The finished tasks that it reads from: none for the start, one usually, all for a join.
+    split : TaskInput or None
+        For the join of an empty foreach, the task that opened it.
     parameters : mapping of str to ArtifactRef
         The run's parameters, by attribute name.
     frames : tuple of ForeachFrame
@@ -308,6 +313,7 @@ class StepRequest:
     code: CodeRef
     store: str
     inputs: tuple[TaskInput, ...] = ()
+    split: TaskInput | None = None
     parameters: Mapping[str, ArtifactRef] = attrs.field(factory=dict, converter=frozen_map)
     frames: tuple[ForeachFrame, ...] = ()
     max_retries: int = 0
@@ -381,7 +387,7 @@ class WorkerCommand:
     """How to start a worker for a request.
 
     A launcher that starts a process runs `argv` and speaks the worker protocol with it (`mlp_hookspecs.process` does
-    so). A launcher that keeps warm processes imports `entry` in them and calls it.
+    so). A launcher that keeps warm processes imports `entry` in them instead.
 
     Attributes
     ----------
@@ -395,11 +401,9 @@ class WorkerCommand:
     cwd : str or None
         The working folder, where the host has it.
     entry : str
-        ``module:attribute`` of a callable that runs a request in this process: it takes a `StepRequest` and returns a
-        `StepOutcome`.
-    prepare : str
-        ``module:attribute`` of a callable that takes a `StepRequest` and imports what its tasks will need, for
-        processes that are kept warm or forked.
+        ``module:attribute`` of a callable for processes that are kept warm or forked: it takes a `StepRequest`, loads
+        all that such requests need, and returns a callable that takes a request and returns its `StepOutcome`. One
+        such callable serves any number of requests of one run, step environment and set of variables.
     """
 
     argv: tuple[str, ...]
@@ -407,7 +411,6 @@ class WorkerCommand:
     unset: tuple[str, ...] = ()
     cwd: str | None = None
     entry: str = ""
-    prepare: str = ""
 
 
 @attrs.frozen
