@@ -1,0 +1,8 @@
+"""Which version of the core this is: a constant, since a worker may have the package without its metadata."""
+
+from __future__ import annotations
+
+from typing import Final
+
+CORE_VERSION: Final = "0.1.0"
+"""The version of the distribution mlp-core."""
