@@ -405,7 +405,7 @@ class Hooks:
         failures = []
         for call in self._declared.calls["mlp_event"]:
             try:
-                call.run(event)
+                call.run(event, self._settings)
             except PluginError as error:
                 failures.append((call.plugin, error))
         return tuple(failures)

@@ -592,7 +592,7 @@ def mlp_deploy(request: DeployRequest, target: DeployTarget) -> Deployment | Non
 
 
 @hookspec
-def mlp_event(event: Event) -> None:
+def mlp_event(event: Event, settings: Settings) -> None:
     """Be told what happened.
 
     **Mode**: observe. **Where**: a process of the observers' own, fed from the journal. **When**: after the record is
@@ -603,12 +603,14 @@ def mlp_event(event: Event) -> None:
     ----------
     event : Event
         One of the classes of `mlp_hookspecs.events`.
+    settings : Settings
+        The settings in force.
 
     Examples
     --------
     >>> from mlp_hookspecs import hookimpl
     >>> class Plugin:
     ...     @hookimpl
-    ...     def mlp_event(self, event):
+    ...     def mlp_event(self, event, settings):
     ...         print(type(event).__name__, event.run_id)
     """
