@@ -1,0 +1,469 @@
+"""The builtin store ``file``: objects as files below a local folder, durable where the caller asks for it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import stat
+import struct
+import sys
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote, urlsplit
+
+from mlp_hookspecs import Backend, hookimpl
+from mlp_hookspecs.handles import ObjectInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_STAGING: Final = "tmp"
+"""The folder for unfinished files; no object's key begins with it."""
+
+_ABANDONED_SECONDS: Final = 3600
+"""How long an unfinished file is left alone after its process has died."""
+
+_FULL_SYNC: Final = getattr(fcntl, "F_FULLFSYNC", None)  # macOS, whose fsync leaves data in the drive's cache
+_HAS_OFD_LOCKS: Final = sys.platform == "linux"  # elsewhere the structure below is another
+_FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock with 64-bit offsets: type, whence, start, length, pid
+_LOCK_ALL: Final = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+
+
+@hookimpl
+def mlp_backends() -> Sequence[Backend]:
+    """Declare the store."""
+    return (Backend(kind="store", name="file", summary="A folder on this machine or on a mounted disk."),)
+
+
+@hookimpl
+def mlp_open_store(url: str) -> FileStore:
+    """Open the folder that a path or a ``file:`` URL names."""
+    return FileStore(_folder(url))
+
+
+def _folder(url: str) -> Path:
+    """Return the folder of a URL; OSError where it is on another host."""
+    if not url.startswith("file:"):
+        return Path(url).expanduser()
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost"):
+        raise OSError(
+            errno.EINVAL, f"the store's URL names the host {parts.netloc}; a file URL looks like file:///path", url
+        )
+    return Path(unquote(parts.path))
+
+
+class FileStore:
+    """Objects as files below a folder, which is made when the first is written.
+
+    Parameters
+    ----------
+    root : Path
+        The folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Make the store; nothing is touched."""
+        self._root = Path(os.path.abspath(root))  # noqa: PTH100 # resolve() would follow links that may change
+        self._staging: _Staging | None = None
+        self._durable_folders: set[Path] = set()
+        self._durable_contents: set[str] = set()
+
+    @property
+    def url(self) -> str:
+        """The folder as a URL."""
+        return self._root.as_uri()
+
+    def create(self, key: str, data: bytes, *, sync: bool) -> bool:
+        """Write a file if absent, complete from its first moment."""
+        target = self._path(key)
+        if target.exists():
+            return False
+        source = self._write_staged(data, sync=sync)
+        try:
+            self._make_folder(target.parent)
+            os.link(source, target)
+        except FileExistsError:
+            return False
+        finally:
+            source.unlink()
+        if sync:
+            self._sync_folders([target.parent])
+        return True
+
+    def replace(self, key: str, data: bytes, *, sync: bool) -> None:
+        """Write a file in the place of an earlier one."""
+        source = self._write_staged(data, sync=True)  # else a power cut could leave the new name with no content
+        try:
+            self._move(source, key, sync=sync)
+        except OSError:
+            source.unlink(missing_ok=True)
+            raise
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        """Return a range of a file."""
+        with self._path(key).open("rb", buffering=0) as file:
+            if start:
+                file.seek(start)
+            if end is None:
+                return file.read()
+            return _read_up_to(file.fileno(), max(0, end - start))
+
+    def info(self, key: str) -> ObjectInfo:
+        """Return size and time of a file."""
+        status = self._path(key).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise FileNotFoundError(errno.ENOENT, "no object of that key", key)
+        return ObjectInfo(key, status.st_size, status.st_mtime)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Iterate over the files below a folder."""
+        pending = [prefix]
+        while pending:
+            folder = pending.pop()
+            for entry in self._entries(folder):
+                key = folder + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(key + "/")
+                    continue
+                with suppress(FileNotFoundError):  # removed since
+                    status = entry.stat()
+                    yield ObjectInfo(key, status.st_size, status.st_mtime)
+
+    def children(self, prefix: str) -> Sequence[str]:
+        """Return the names in a folder, sorted."""
+        return sorted(entry.name for entry in self._entries(prefix))
+
+    def _entries(self, prefix: str) -> Sequence[os.DirEntry[str]]:
+        """Return what a folder holds, without what is unfinished; nothing where it is absent."""
+        try:
+            with os.scandir(self._path(prefix)) as entries:
+                return [e for e in entries if prefix or e.name != _STAGING]
+        except FileNotFoundError:
+            return []
+
+    def delete(self, key: str) -> None:
+        """Remove a file."""
+        self._path(key).unlink(missing_ok=True)
+
+    def staging(self) -> Path:
+        """Return this process's folder for unfinished files, removed when its process has ended."""
+        if self._staging is None or self._staging.owner != os.getpid():
+            self._make_folder(self._root / _STAGING)
+            self._staging = _Staging(self._root / _STAGING)
+        return self._staging.path
+
+    def adopt(self, source: Path, key: str, *, sync: bool) -> None:
+        """Move a file in. Its content is durable before its name appears, for it may take the place of one that was."""
+        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fchmod(fd, 0o600)
+            _sync(fd, source)
+        finally:
+            os.close(fd)
+        self._move(source, key, sync=sync)
+
+    def sync(self, keys: Sequence[str]) -> None:
+        """Make files and their names durable."""
+        paths = [self._path(key) for key in keys]
+        for key, path in zip(keys, paths, strict=True):
+            if key not in self._durable_contents:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    _sync(fd, path)
+                finally:
+                    os.close(fd)
+        self._sync_folders(sorted({path.parent for path in paths}))
+        self._durable_contents.difference_update(keys)
+
+    def local_path(self, key: str) -> Path | None:
+        """Return the file."""
+        return self._path(key)
+
+    def open_append(self, key: str) -> FileAppend:
+        """Open a file for appending."""
+        path = self._path(key)
+        self._make_folder(path.parent)
+        return FileAppend(path, self)
+
+    @contextmanager
+    def lock(self, key: str) -> Iterator[bool]:
+        """Hold a lock that the system takes back when this process ends, and that its forks do not keep."""
+        path = self._path(key)
+        self._make_folder(path.parent)
+        fd = _Handle(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        try:
+            yield _take_lock(fd.number)
+        finally:
+            fd.close()
+
+    def is_locked(self, key: str) -> bool:
+        """Tell whether a lock is held."""
+        try:
+            fd = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            return _is_locked(fd)
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Remove the folder for unfinished files."""
+        if self._staging is not None and self._staging.owner == os.getpid():
+            self._staging.remove()
+        self._staging = None
+
+    def _path(self, key: str) -> Path:
+        """Return the file of a key. Keys are checked where they are made; this is the last fence."""
+        if key.startswith("/") or "\0" in key or ".." in key.split("/"):
+            raise OSError(errno.EINVAL, "no key of this store", key)
+        return self._root / key
+
+    def _write_staged(self, data: bytes, *, sync: bool) -> Path:
+        """Write a new unfinished file."""
+        path = self.staging() / secrets.token_hex(8)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            _write_all(fd, data, path)
+            if sync:
+                _sync(fd, path)
+        except OSError:
+            path.unlink()
+            raise
+        finally:
+            os.close(fd)
+        return path
+
+    def _move(self, source: Path, key: str, *, sync: bool) -> None:
+        """Give a file with durable content its name."""
+        target = self._path(key)
+        self._make_folder(target.parent)
+        source.replace(target)
+        if sync:
+            self._sync_folders([target.parent])
+        else:
+            self._durable_contents.add(key)
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder and those above it."""
+        try:
+            folder.mkdir(mode=0o700)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise
+        except FileNotFoundError:
+            if folder == folder.parent:
+                raise
+            self._make_folder(folder.parent)
+            self._make_folder(folder)
+
+    def _sync_folders(self, folders: Sequence[Path]) -> None:
+        """Make the names in folders durable, and the folders' own names up to the root's.
+
+        That a folder was there before does not mean that it is durable: another process may have just made it. Once
+        this one has synced the name of a folder it stays so.
+        """
+        pending = dict.fromkeys(folders)
+        named = set()
+        for start in folders:
+            folder = start
+            while folder != self._root.parent and folder not in self._durable_folders and folder not in named:
+                named.add(folder)
+                folder = folder.parent
+                pending[folder] = None
+        for folder in pending:
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                _sync(fd, folder)
+            finally:
+                os.close(fd)
+        self._durable_folders |= named
+
+
+class FileAppend:
+    """A file that one process appends to.
+
+    Parameters
+    ----------
+    path : Path
+        The file, made if absent.
+    store : FileStore
+        The store it is part of.
+    """
+
+    def __init__(self, path: Path, store: FileStore) -> None:
+        """Open the file."""
+        self._path = path
+        self._store = store
+        self._owner = os.getpid()
+        self._name_is_durable = False
+        self._failed = False
+        self._handle = _Handle(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+    def append(self, data: bytes, *, sync: bool) -> None:
+        """Add bytes; OSError where they could not all be written or made durable.
+
+        After a failed sync the system may have forgotten what it could not write, so that no later sync would tell:
+        the file then refuses everything.
+        """
+        if self._failed:
+            raise OSError(errno.EIO, "an earlier sync failed, so nothing more is written", str(self._path))
+        if self._owner != os.getpid():
+            raise OSError(errno.EPERM, "the file belongs to the process that forked this one", str(self._path))
+        _write_all(self._handle.number, data, self._path)
+        if not sync:
+            return
+        self._failed = True
+        _sync_data(self._handle.number, self._path)
+        if not self._name_is_durable:
+            self._store._sync_folders([self._path.parent])  # noqa: SLF001 # one module, one idea of what is durable
+            self._name_is_durable = True
+        self._failed = False
+
+    def close(self) -> None:
+        """Close the file."""
+        self._handle.close()
+
+
+class _Handle:
+    """An open file that forks of this process close at once, so that they neither write to it nor keep its lock."""
+
+    def __init__(self, number: int) -> None:
+        """Take over a file descriptor."""
+        self.number = number
+        os.register_at_fork(after_in_child=self.close)
+
+    def close(self) -> None:
+        """Close the file, once."""
+        if self.number >= 0:
+            os.close(self.number)
+            self.number = -1
+
+
+class _Staging:
+    """A folder of one process, known to be abandoned once nobody holds the lock on it."""
+
+    def __init__(self, parent: Path) -> None:
+        """Make the folder and lock it, then remove those that dead processes left."""
+        self.owner = os.getpid()
+        while True:
+            self.path = parent / secrets.token_hex(8)
+            self.path.mkdir(mode=0o700)
+            fd = _lock_folder(self.path)
+            if fd is not None:  # else another process took it for abandoned before it was locked
+                break
+        self._handle = _Handle(fd)
+        self._sweep(parent)
+
+    @staticmethod
+    def _sweep(parent: Path) -> None:
+        """Remove what dead processes left; only what is old, since on some network disks locks are not seen."""
+        for other in parent.iterdir():
+            try:
+                is_old = other.stat().st_mtime < time.time() - _ABANDONED_SECONDS
+            except FileNotFoundError:  # removed since
+                continue
+            abandoned = _lock_folder(other) if is_old else None
+            if abandoned is not None:
+                _remove_tree(other)
+                os.close(abandoned)
+
+    def remove(self) -> None:
+        """Remove the folder and what was left in it."""
+        _remove_tree(self.path)
+        self._handle.close()
+
+
+def _lock_folder(path: Path) -> int | None:
+    """Return an open folder with the lock on it held; None where somebody else holds it or it is gone."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(fd), path.stat()):
+            return fd
+    except OSError:
+        pass
+    os.close(fd)
+    return None
+
+
+def _remove_tree(path: Path) -> None:
+    """Remove a folder of unfinished files; what cannot be removed stays."""
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _take_lock(fd: int) -> bool:
+    """Lock an open file if nobody has, and tell whether it worked."""
+    try:
+        if _HAS_OFD_LOCKS:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _LOCK_ALL)
+        else:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def _is_locked(fd: int) -> bool:
+    """Tell whether an open file is locked."""
+    if _HAS_OFD_LOCKS:
+        kind, *_ = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _LOCK_ALL))
+        return bool(kind != fcntl.F_UNLCK)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back when the file is closed
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _write_all(fd: int, data: bytes, path: Path) -> None:
+    """Write all bytes; the error names the file."""
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[os.write(fd, view) :]
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _read_up_to(fd: int, size: int) -> bytes:
+    """Read until there are `size` bytes or the file ends."""
+    pieces = []
+    while size > 0 and (piece := os.read(fd, size)):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
+
+
+def _sync(fd: int, path: Path) -> None:
+    """Make an open file or folder durable; the error names it."""
+    try:
+        if _FULL_SYNC is not None:
+            fcntl.fcntl(fd, _FULL_SYNC)
+        else:
+            os.fsync(fd)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _sync_data(fd: int, path: Path) -> None:
+    """Make an open file's content durable, without its times; the error names it."""
+    if not hasattr(os, "fdatasync"):
+        _sync(fd, path)
+        return
+    try:
+        os.fdatasync(fd)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error

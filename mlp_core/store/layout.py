@@ -1,0 +1,99 @@
+"""Where everything is: every key of the store is made by a function here, from names that pass the grammar."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from mlp_core import names
+from mlp_core.errors import NameRefused, StoreDamaged
+
+if TYPE_CHECKING:
+    from mlp_hookspecs.types import TaskKey
+
+FORMAT: Final = "format.json"
+"""The store's format and version; what has it is a store."""
+
+GITIGNORE: Final = ".gitignore"
+"""Keeps a store that lies in a project out of its repository."""
+
+BLOBS: Final = "blobs/"
+FLOWS: Final = "flows/"
+DEPLOYMENTS: Final = "deployments/"
+
+LOG_SEGMENT: Final = "log."
+"""What the names of segments begin with that hold log frames; all others hold records."""
+
+_DIGEST = re.compile(r"sha256-[0-9a-f]{64}")
+_SEGMENT = re.compile(r"[A-Za-z][A-Za-z0-9_.\-~@]{0,199}")
+
+
+def blob(digest: str) -> str:
+    """Return the key of a blob.
+
+    Raises
+    ------
+    StoreDamaged
+        Where the digest is none: it comes from stored content, which is not trusted.
+    """
+    if not _DIGEST.fullmatch(digest):
+        raise StoreDamaged(f"{names.shown(digest)} is no digest; one looks like sha256-<64 hex digits>")
+    return f"{BLOBS}{digest[7:9]}/{digest}"
+
+
+def flow(name: str) -> str:
+    """Return the prefix of a flow's runs."""
+    return f"{FLOWS}{names.identifier(name, 'flow')}/"
+
+
+def run(flow_name: str, run_id: str) -> str:
+    """Return the prefix of a run's objects."""
+    return f"{flow(flow_name)}{names.run_id(run_id)}/"
+
+
+def journal(flow_name: str, run_id: str) -> str:
+    """Return the key of a run's journal; the run exists once it does."""
+    return run(flow_name, run_id) + "journal"
+
+
+def lock(flow_name: str, run_id: str) -> str:
+    """Return the key of the lock that a run's driver holds."""
+    return run(flow_name, run_id) + "lock"
+
+
+def logs(flow_name: str, run_id: str) -> str:
+    """Return the key of a run's logs."""
+    return run(flow_name, run_id) + "logs"
+
+
+def segments(flow_name: str, run_id: str) -> str:
+    """Return the prefix of what writers other than the driver have to say about a run."""
+    return run(flow_name, run_id) + "segments/"
+
+
+def segment(flow_name: str, run_id: str, name: str) -> str:
+    """Return the key of a segment."""
+    return segments(flow_name, run_id) + _segment_name(name)
+
+
+def task_segment(key: TaskKey, attempt: int | None = None) -> str:
+    """Return the name of the segment with a task's final outcome, or with that of an attempt that is made again.
+
+    A task's commit is made by whoever creates the first; the record in it names the attempt.
+    """
+    suffix = "" if attempt is None else f".{attempt}"
+    return f"task.{names.identifier(key.step, 'step')}.{names.task_id(key.task_id)}{suffix}"
+
+
+def log_segment(key: TaskKey, attempt: int) -> str:
+    """Return the name of the segment with the log of an attempt that no driver of ours started."""
+    return f"{LOG_SEGMENT}{names.identifier(key.step, 'step')}.{names.task_id(key.task_id)}.{attempt}"
+
+
+def _segment_name(name: str) -> str:
+    """Check a segment's name."""
+    if not _SEGMENT.fullmatch(name) or ".." in name:
+        raise NameRefused(
+            f"segment {names.shown(name)} is refused", hint="allowed are ASCII letters, digits and _ . - ~ @"
+        )
+    return name

@@ -1,0 +1,332 @@
+"""What a run's journal says: the kinds of records, and how one becomes a line and comes back.
+
+A line is the CRC-32 of its JSON in eight hex digits, a space, the JSON, and a newline::
+
+    9ae0daaf {"n":3,"kind":"AttemptStarted","data":{...}}
+
+`n` counts the records of one journal from 0 without a gap. An unfinished line at the end was never acknowledged.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from typing import Any, Final, Literal, TypeAlias
+
+import attrs
+
+from mlp_hookspecs import wire
+from mlp_hookspecs.types import (
+    ArtifactRef,
+    CodeRef,
+    EnvironmentLock,
+    EnvironmentSpec,
+    FlowGraph,
+    ForeachFrame,
+    Json,
+    PlannedStep,
+    PluginId,
+    RunContext,
+    StepOutcome,
+    TaskKey,
+    frozen_map,
+)
+
+RunEnd: TypeAlias = Literal["succeeded", "failed", "cancelled"]
+
+
+@attrs.frozen
+class RunBegan:
+    """A run was created; always the first record.
+
+    Attributes
+    ----------
+    run : RunContext
+        What all its tasks share.
+    time : float
+        Seconds since the epoch, by the driver's clock, as in every record.
+    host : str
+        The driver's host name.
+    pid : int
+        The driver's process id.
+    graph : FlowGraph
+        The flow's graph.
+    parameters : mapping of str to ArtifactRef
+        The values of parameters and class-level constants, by attribute name.
+    parameter_texts : mapping of str to str
+        The parameters as text, by parameter name.
+    code : CodeRef or None
+        Where the flow's code is.
+    plugins : tuple of PluginId
+        The plugins in force.
+    settings : mapping of str to JSON
+        The settings in force, secrets masked.
+    steps : tuple of PlannedStep
+        What was planned for each step.
+    command : tuple of str
+        The command line.
+    metadata : mapping of str to str
+        What else people may want to know: versions, the platform, the commit.
+    has_driver : bool
+        Whether one process owns the run and holds its lock. False where an orchestrator runs it step by step: its
+        tasks and its end are segments.
+    """
+
+    run: RunContext
+    time: float
+    host: str
+    pid: int
+    graph: FlowGraph
+    parameters: Mapping[str, ArtifactRef] = attrs.field(factory=dict, converter=frozen_map)
+    parameter_texts: Mapping[str, str] = attrs.field(factory=dict, converter=frozen_map)
+    code: CodeRef | None = None
+    plugins: tuple[PluginId, ...] = ()
+    settings: Mapping[str, Json] = attrs.field(factory=dict, converter=frozen_map)
+    steps: tuple[PlannedStep, ...] = ()
+    command: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = attrs.field(factory=dict, converter=frozen_map)
+    has_driver: bool = True
+
+
+@attrs.frozen
+class EnvironmentLocked:
+    """A requirement became a lock.
+
+    Attributes
+    ----------
+    spec : EnvironmentSpec
+        The requirement.
+    lock : EnvironmentLock
+        The lock.
+    steps : tuple of str
+        The steps that run in it.
+    time : float
+        When.
+    """
+
+    spec: EnvironmentSpec
+    lock: EnvironmentLock
+    steps: tuple[str, ...]
+    time: float
+
+
+@attrs.frozen
+class AttemptStarted:
+    """An attempt was handed to a launcher.
+
+    Attributes
+    ----------
+    key : TaskKey
+        The task.
+    attempt : int
+        0-based.
+    launcher : str
+        The launcher.
+    time : float
+        When.
+    """
+
+    key: TaskKey
+    attempt: int
+    launcher: str
+    time: float
+
+
+@attrs.frozen
+class AttemptFinished:
+    """An attempt ended; whatever follows from it starts only after this record is durable.
+
+    Attributes
+    ----------
+    key : TaskKey
+        The task.
+    attempt : int
+        0-based.
+    outcome : StepOutcome
+        How it ended.
+    will_retry : bool
+        Whether another attempt follows.
+    parents : tuple of TaskKey
+        The tasks that it read from, in order: one usually, none for the start, all for a join.
+    frames : tuple of ForeachFrame
+        The open foreach around it, without inline items.
+    time : float
+        When.
+    """
+
+    key: TaskKey
+    attempt: int
+    outcome: StepOutcome
+    will_retry: bool = False
+    parents: tuple[TaskKey, ...] = ()
+    frames: tuple[ForeachFrame, ...] = ()
+    time: float = 0
+
+
+@attrs.frozen
+class TaskReused:
+    """A task's result was taken from an earlier run.
+
+    Attributes
+    ----------
+    key : TaskKey
+        The task.
+    origin : str
+        Pathspec of the task that did the work.
+    outcome : StepOutcome
+        What it left.
+    parents, frames
+        As in `AttemptFinished`.
+    time : float
+        When.
+    """
+
+    key: TaskKey
+    origin: str
+    outcome: StepOutcome
+    parents: tuple[TaskKey, ...] = ()
+    frames: tuple[ForeachFrame, ...] = ()
+    time: float = 0
+
+
+@attrs.frozen
+class TagsChanged:
+    """Somebody edited the run's tags; always in a segment.
+
+    Attributes
+    ----------
+    added, removed : tuple of str
+        The tags.
+    username : str
+        Who.
+    time : float
+        When.
+    """
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    username: str
+    time: float
+
+
+@attrs.frozen
+class ObserverFailed:
+    """An observer raised when it was told of an event.
+
+    Attributes
+    ----------
+    plugin : PluginId
+        Whose.
+    event : str
+        The event's identity.
+    message : str
+        One line on what went wrong.
+    time : float
+        When.
+    """
+
+    plugin: PluginId
+    event: str
+    message: str
+    time: float
+
+
+@attrs.frozen
+class Note:
+    """A remark for people: a warning of the driver, a decision it took.
+
+    Attributes
+    ----------
+    kind : str
+        What it is about; readers select by it.
+    text : str
+        The remark.
+    time : float
+        When.
+    """
+
+    kind: str
+    text: str
+    time: float
+
+
+@attrs.frozen
+class RunEnded:
+    """The run ended; always the last record.
+
+    Attributes
+    ----------
+    status : {"succeeded", "failed", "cancelled"}
+        How.
+    message : str
+        One line on the reason of a failure.
+    time : float
+        When.
+    tasks : int
+        How many tasks have a final outcome.
+    """
+
+    status: RunEnd
+    message: str = ""
+    time: float = 0
+    tasks: int = 0
+
+
+Record: TypeAlias = (
+    RunBegan
+    | EnvironmentLocked
+    | AttemptStarted
+    | AttemptFinished
+    | TaskReused
+    | TagsChanged
+    | ObserverFailed
+    | Note
+    | RunEnded
+)
+
+KINDS: Final[Mapping[str, type[Record]]] = {
+    kind.__name__: kind
+    for kind in (
+        RunBegan,
+        EnvironmentLocked,
+        AttemptStarted,
+        AttemptFinished,
+        TaskReused,
+        TagsChanged,
+        ObserverFailed,
+        Note,
+        RunEnded,
+    )
+}
+"""The kinds of records by name."""
+
+
+def encode_line(record: Record, number: int) -> bytes:
+    """Return a record as a line of a journal, with its newline."""
+    text = b'{"n":%d,"kind":"%s","data":%s}' % (number, type(record).__name__.encode(), wire.dumps(record))
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def decode_line(line: bytes) -> tuple[int, Record | None] | None:
+    """Return number and record of a line without its newline.
+
+    Parameters
+    ----------
+    line : bytes
+        The line.
+
+    Returns
+    -------
+    tuple of int and record, or None
+        None where the line is not what was written. The record is None where its kind is a newer version's.
+    """
+    text = line[9:]
+    if line[:9] != b"%08x " % zlib.crc32(text):
+        return None
+    try:
+        data: dict[str, Any] = json.loads(text)
+        kind = KINDS.get(data["kind"])
+        return data["n"], None if kind is None else wire.decode(kind, data["data"])
+    except (ValueError, KeyError, TypeError):
+        return None
