@@ -6,14 +6,18 @@ import json
 from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
+import attrs
+
 from mlp_core import names
 from mlp_core.errors import NameRefused, NotFound, StoreDamaged, StoreError, StoreFormatError, StoreUnavailable
 from mlp_core.store import layout
 from mlp_core.store.blobs import DEFAULT_INLINE_BYTES, Blobs
 from mlp_core.store.faults import GuardedObjects
-from mlp_core.store.journal import JournalWriter, parse_journal, read_journal
+from mlp_core.store.index import RunIndex, RunQuery, RunSummary
+from mlp_core.store.journal import JournalWriter, read_journal
 from mlp_core.store.logs import DEFAULT_LIMIT, LogChunk, LogWriter, Stream, encode_frame
 from mlp_core.store.records import Record, RunBegan, encode_line
+from mlp_core.store.segments import read_segments, segment_names
 from mlp_core.store.state import RunState
 
 if TYPE_CHECKING:
@@ -121,12 +125,27 @@ class Store:
 
     def flows(self) -> Sequence[str]:
         """Return the names of the flows that have runs, sorted."""
-        return [name for name in self.objects.children(layout.FLOWS) if _accepted(layout.flow, name)]
+        return [name for name in self.objects.children(layout.FLOWS) if _is_accepted(layout.flow, name)]
 
     def run_ids(self, flow: str) -> Sequence[str]:
         """Return the ids of a flow's runs, newest first."""
         found = self.objects.children(layout.flow(flow))
-        return [run_id for run_id in reversed(found) if _accepted(names.run_id, run_id)]
+        return [run_id for run_id in reversed(found) if _is_accepted(names.run_id, run_id)]
+
+    def runs(self, flow: str | None = None, query: RunQuery | None = None) -> list[RunSummary]:
+        """Return runs, newest first, without reading them all.
+
+        Parameters
+        ----------
+        flow : str or None
+            The flow; None for all.
+        query : RunQuery or None
+            Which of them; its own flow counts only where none is given.
+        """
+        asked = query or RunQuery()
+        if flow is not None:
+            asked = attrs.evolve(asked, flow=names.identifier(flow, "flow"))
+        return RunIndex.for_store(self.objects).select(asked)
 
     def run(self, flow: str, run_id: str) -> RunState:
         """Return a run as it stands.
@@ -308,22 +327,10 @@ class RunReader:
             self.state.apply(record)
 
     def _new_segments(self) -> list[Record]:
-        """Return the records of segments that were not seen before, in the order of their times."""
-        found: list[Record] = []
-        for name in self._objects.children(layout.segments(self._flow, self._run_id)):
-            if name in self._seen or name.startswith(layout.LOG_SEGMENT):
-                continue
-            self._seen.add(name)
-            found += read_segment(self._objects, layout.segment(self._flow, self._run_id, name))
-        return sorted(found, key=lambda record: record.time)
-
-
-def read_segment(objects: ObjectStore, key: str) -> list[Record]:
-    """Return the record of a segment; nothing where only a newer version knows its kind."""
-    read = parse_journal(objects.read(key), f"{key} in {objects.url}")
-    if read.torn or read.expected != 1:
-        raise StoreDamaged(f"the segment {key} in {objects.url} is damaged")
-    return [record for _, record in read.records]
+        """Return the records of segments that were not seen before."""
+        new = [name for name in segment_names(self._objects, self._flow, self._run_id) if name not in self._seen]
+        self._seen.update(new)
+        return read_segments(self._objects, self._flow, self._run_id, new)
 
 
 def _check_format(content: bytes, url: str) -> None:
@@ -340,7 +347,7 @@ def _check_format(content: bytes, url: str) -> None:
         )
 
 
-def _accepted(check: Callable[[str], str], name: str) -> bool:
+def _is_accepted(check: Callable[[str], str], name: str) -> bool:
     """Tell whether a name found in the store passes the grammar; others are not ours."""
     try:
         check(name)

@@ -1,0 +1,48 @@
+"""What writers other than the driver add to a run: objects with one record each, created once and never changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlp_core.errors import StoreDamaged
+from mlp_core.store import layout
+from mlp_core.store.journal import parse_journal
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from mlp_core.store.records import Record
+    from mlp_hookspecs.handles import ObjectStore
+
+
+def segment_names(objects: ObjectStore, flow: str, run_id: str) -> list[str]:
+    """Return the names of a run's segments that hold records, sorted."""
+    found = objects.children(layout.segments(flow, run_id))
+    return [name for name in found if not name.startswith(layout.LOG_SEGMENT)]
+
+
+def read_segments(objects: ObjectStore, flow: str, run_id: str, names: Collection[str] | None = None) -> list[Record]:
+    """Return the records of segments, in the order of their times; kinds that only a newer version knows are left out.
+
+    Parameters
+    ----------
+    objects : ObjectStore
+        The store.
+    flow, run_id : str
+        The run.
+    names : collection of str or None
+        The segments; None for all.
+
+    Raises
+    ------
+    StoreDamaged
+        Where a segment is not what was written.
+    """
+    found: list[Record] = []
+    for name in segment_names(objects, flow, run_id) if names is None else names:
+        key = layout.segment(flow, run_id, name)
+        read = parse_journal(objects.read(key), f"{key} in {objects.url}")
+        if read.torn or read.expected != 1:
+            raise StoreDamaged(f"the segment {key} in {objects.url} is damaged")
+        found += [record for _, record in read.records]
+    return sorted(found, key=lambda record: record.time)
