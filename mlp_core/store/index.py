@@ -182,7 +182,7 @@ class RunIndex:
                     "limit": -1 if query.limit is None else query.limit,
                 },
             ).fetchall()
-        return [RunSummary(*row, tuple(json.loads(tags))) for *row, tags in rows]
+        return [RunSummary(*[*row, tuple(json.loads(tags))]) for *row, tags in rows]
 
     def _refresh(self, database: sqlite3.Connection, flow: str | None) -> None:
         """Take up what is new in one flow, or in all."""
