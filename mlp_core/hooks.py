@@ -1,96 +1,61 @@
-"""How the core calls plugins: the one module that does, through a typed face that blames whatever passes through it."""
+"""How the core calls plugins: one method for each hook, typed, by name of the backend; nothing else calls them."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from mlp_core.errors import MlpError, OptionError, PluginError, PluginRefused, UnknownBackend
+from mlp_core.breadcrumbs import Watchdog
+from mlp_core.declarations import Declarations, Names, collect
+from mlp_core.errors import PluginError, PluginRefused, UnknownBackend, UsageError
+from mlp_core.hook_calls import Call, GuardedContext, blaming
+from mlp_core.names import shown
 from mlp_core.plan_merge import Opinion, merge_plans
-from mlp_core.plugins import PluginRecord, Plugins, load_plugins
-from mlp_core.settings import (
-    CORE_SETTINGS,
-    Settings,
-    check_declaration,
-    find_sources,
-    resolve_settings,
-    restore_settings,
-    variable_name,
-)
+from mlp_core.plugins import LoadingRules, PluginRecord, how_to_disable, load_plugins
+from mlp_core.settings import CORE_SETTINGS, Settings, find_sources, resolve_settings, restore_settings
 from mlp_hookspecs import (
-    ArtifactRef,
     Backend,
     BackendKind,
     Command,
     Deployment,
-    DeployRequest,
     EnvironmentLock,
-    EnvironmentSpec,
-    LaunchRequest,
     Option,
     PluginId,
     PluginWarning,
     ProvisionedEnvironment,
-    Setting,
-    StepInfo,
     StepPlan,
     Wrap,
 )
+from mlp_hookspecs.handles import DeployTarget, Launcher, ObjectStore
 from mlp_hookspecs.specs import HOOKS
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from collections.abc import Collection, Iterator, Sequence
 
+    from mlp_hookspecs import ArtifactRef, DeployRequest, EnvironmentSpec, LaunchRequest, StepInfo
     from mlp_hookspecs.events import Event
     from mlp_hookspecs.handles import (
         ArtifactSource,
         ArtifactTarget,
-        DeployTarget,
-        Launcher,
+        CommandSession,
         LaunchSink,
-        ObjectStore,
         StepHandle,
         TargetContext,
     )
 
-_WORKER_HOOKS: Final = frozenset({
-    "mlp_load_artifact", "mlp_open_store", "mlp_options", "mlp_persist_artifact", "mlp_wrap_step",
-})  # fmt: skip
-
-
-@attrs.frozen(eq=False)
-class _Call:
-    """One plugin's implementation of one hook; `function` takes the hook's arguments in the order of its spec."""
-
-    plugin: PluginId
-    hook: str
-    function: Callable[..., Any]
-    foreign: bool
-
-    def run(self, *args: object, passing: tuple[type[BaseException], ...] = ()) -> Any:
-        """Call it. What it raises is blamed on the plugin; only `passing` and the core's own errors pass unchanged."""
-        try:
-            return self.function(*args)
-        except (MlpError, *passing) as error:
-            error.add_note(self.blame())
-            raise
-        except (Exception, SystemExit) as error:
-            raise self.fault(f"raised {_described(error)}") from error
-
-    def fault(self, what: str) -> PluginError:
-        """Return the error that blames the plugin."""
-        return PluginError(f"plugin {self.plugin} {what} in {self.hook}")
-
-    def blame(self) -> str:
-        """Return the note that names the culprit."""
-        return f"from plugin {self.plugin}, hook {self.hook}"
+_WORKER_HOOKS: Final = frozenset(
+    hook
+    for hook, info in HOOKS.items()
+    if info.where == "worker" or (info.where == "both" and info.mode == "claim") or hook == "mlp_options"
+)
+"""A plugin that implements one of these is needed where steps run: to decode, to wrap, to know what is imported."""
 
 
 def build_hooks(
@@ -116,22 +81,28 @@ def build_hooks(
     ------
     SettingError
         Where a setting is refused.
-    PluginRefused
+    PluginError
         In strict mode, for the first plugin that fails.
+
+    Warns
+    -----
+    PluginWarning
+        For each plugin that fails.
     """
     sources = find_sources(Path.cwd() if start is None else start, environ=environ, flags=flags)
+    # Which plugins may be loaded is known before any of them could have a say in it.
     core = resolve_settings(CORE_SETTINGS, sources, absent=None)
-    plugins = load_plugins(
+    rules = LoadingRules(
         allow=core["plugins.allow"],
         deny=core["plugins.deny"],
         safe=core["plugins.safe"],
         strict=core["plugins.strict"],
         timeout=core["plugins.timeout"],
     )
-    found = _Declarations.collect(plugins, strict=core["plugins.strict"])
-    absent = {record.name.replace("-", "_") for record in found.plugins.records if not record.in_force}
-    settings = resolve_settings((*CORE_SETTINGS, *found.settings), sources, absent=absent)
-    return Hooks(found, settings), settings
+    declared = _load(rules)
+    absent = {record.name.replace("-", "_") for record in declared.plugins.records if not record.in_force}
+    settings = resolve_settings((*CORE_SETTINGS, *declared.settings), sources, absent=absent)
+    return Hooks(declared, settings), settings
 
 
 def build_worker_hooks(required: Sequence[PluginId], given: Mapping[str, Any]) -> tuple[Hooks, Settings]:
@@ -154,293 +125,355 @@ def build_worker_hooks(required: Sequence[PluginId], given: Mapping[str, Any]) -
     PluginRefused
         Where a plugin is missing, broken or of another version here; the message lists the differences.
     """
-    strict = bool(given.get("plugins.strict", False))
-    plugins = load_plugins(
+    core = restore_settings(CORE_SETTINGS, given, os.environ)
+    rules = LoadingRules(
         allow=[plugin.name for plugin in required],
+        deny=[name for name in core["plugins.deny"] if name not in {plugin.name for plugin in required}],
         safe=not required,
-        strict=strict,
-        timeout=float(given.get("plugins.timeout", 60)),
+        timeout=core["plugins.timeout"],
+        worker=True,
     )
-    found = _Declarations.collect(plugins, strict=strict)
-    settings = restore_settings((*CORE_SETTINGS, *found.settings), given, os.environ)
-    hooks = Hooks(found, settings)
+    with warnings.catch_warnings():
+        # What fails here is listed, with its reason, by the comparison below.
+        warnings.simplefilter("ignore", PluginWarning)
+        declared = _load(rules)
+    settings = restore_settings((*CORE_SETTINGS, *declared.settings), given, os.environ)
+    hooks = Hooks(declared, settings)
     hooks.check_worker_plugins(required)
     return hooks, settings
 
 
-@attrs.frozen
-class _Declarations:
-    """What the plugins in force say about themselves."""
-
-    plugins: Plugins
-    calls: Mapping[str, tuple[_Call, ...]]
-    settings: tuple[Setting, ...]
-    backends: Mapping[tuple[str, str], tuple[tuple[PluginId, Backend], ...]]
-    options: Mapping[str, tuple[tuple[PluginId, type[Option]], ...]]
-
-    @classmethod
-    def collect(cls, plugins: Plugins, *, strict: bool) -> _Declarations:
-        """Ask each plugin, and disable those that fail to answer."""
-        calls = _calls(plugins)
-        settings: list[Setting] = []
-        backends: dict[tuple[str, str], list[tuple[PluginId, Backend]]] = {}
-        options: dict[str, list[tuple[PluginId, type[Option]]]] = {}
-        records = []
-        for record in plugins.records:
-            if not record.in_force:
-                records.append(record)
-                continue
-            own = {hook: call for hook, found in calls.items() for call in found if call.plugin == record.id}
-            try:
-                said = _ask(record, own)
-            except PluginError as error:
-                if strict:
-                    raise
-                warnings.warn(f"{error}; it is disabled", PluginWarning, stacklevel=3)
-                records.append(attrs.evolve(record, status="disabled", reason=str(error), error=error))
-                calls = {hook: tuple(c for c in found if c.plugin != record.id) for hook, found in calls.items()}
-                continue
-            settings.extend(said.settings)
-            for backend in said.backends:
-                backends.setdefault((backend.kind, backend.name), []).append((record.id, backend))
-            for option in said.options:
-                options.setdefault(option.name, []).append((record.id, option))
-            records.append(attrs.evolve(record, backends=tuple(f"{b.kind}:{b.name}" for b in said.backends)))
-        return cls(
-            attrs.evolve(plugins, records=tuple(records)),
-            calls,
-            tuple(settings),
-            {key: tuple(found) for key, found in backends.items()},
-            {name: tuple(found) for name, found in options.items()},
-        )
-
-
-@attrs.frozen
-class _Said:
-    """What one plugin says about itself."""
-
-    settings: tuple[Setting, ...]
-    backends: tuple[Backend, ...]
-    options: tuple[type[Option], ...]
-
-
-def _ask(record: PluginRecord, own: Mapping[str, _Call]) -> _Said:
-    """Return what a plugin declares; PluginError where it fails or declares nonsense."""
-    return _Said(_items(own.get("mlp_settings")), _items(own.get("mlp_backends")), _items(own.get("mlp_options")))
-
-
-def _items(call: _Call | None) -> tuple[Any, ...]:
-    """Return the items that a collect hook gives."""
-    if call is None:
-        return ()
-    answer = call.run()
-    try:
-        return tuple(answer or ())
-    except TypeError:
-        raise call.fault(f"returned {answer!r:.80}, which is no sequence,") from None
-
-
-def _calls(plugins: Plugins) -> dict[str, tuple[_Call, ...]]:
-    """Return the implementations of each hook, sorted by plugin."""
-    ids = {record.name: record for record in plugins.records if record.in_force}
-    calls: dict[str, tuple[_Call, ...]] = {}
-    for hook in HOOKS:
-        caller = getattr(plugins.manager.hook, hook)
-        names = caller.spec.argnames
-        found = [
-            _Call(ids[i.plugin_name].id, hook, _adapted(i, names), ids[i.plugin_name].status != "builtin")
-            for i in caller.get_hookimpls()
-        ]
-        calls[hook] = tuple(sorted(found, key=lambda call: call.plugin.name))
-    return calls
-
-
-def _adapted(implementation: Any, names: Sequence[str]) -> Callable[..., Any]:
-    """Return a function that takes a hook's arguments in order, from one that names only some, in any order."""
-    wanted = (*implementation.argnames, *implementation.kwargnames)
-    function: Callable[..., Any] = implementation.function
-    if wanted == tuple(names):
-        return function
-    places = [names.index(name) for name in wanted if name in names]
-    return lambda *args: function(*(args[place] for place in places))
-
-
-def _described(error: BaseException) -> str:
-    """Return an exception on one line."""
-    text = str(error).partition("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+def _load(rules: LoadingRules) -> Declarations:
+    """Load the plugins and ask what they declare."""
+    plugins = load_plugins(rules)
+    with Watchdog(rules.timeout) as watchdog:
+        return collect(plugins, watchdog, strict=rules.strict)
 
 
 class Hooks:
-    """The plugins in force, one method for each hook."""
+    """The plugins in force: one method for each hook, and what the core asks about them.
 
-    def __init__(self, declared: _Declarations, settings: Settings) -> None:
+    Every method that calls plugins blames them: what a hook raises by its specification passes with a note that names
+    plugin, distribution, version and hook; anything else becomes a PluginError. A name that nobody provides is an
+    UnknownBackend; one whose plugin is broken, or that several plugins provide, is a PluginRefused.
+
+    Parameters
+    ----------
+    declared : Declarations
+        What the plugins declare.
+    settings : Settings
+        The settings in force.
+    """
+
+    def __init__(self, declared: Declarations, settings: Settings) -> None:
         """Make the face of loaded plugins."""
         self._declared = declared
-        self._settings = settings
-        self._owners: dict[tuple[str, str], _Call] = {}
+        self._calls = declared.calls
+        self._names = Names(declared, settings["plugins.provider"])
+        self._prefer: tuple[str, ...] = settings["formats.prefer"]
+        self._strict: bool = settings["plugins.strict"]
+        self._owners: dict[tuple[str, str], Call] = {}
         self._formats: dict[type, tuple[str, ...]] = {}
+
+    # ---------------------------------------------------------------------------------------- what there is
 
     @property
     def records(self) -> tuple[PluginRecord, ...]:
-        """What became of each installed plugin."""
+        """What became of each plugin that is installed: builtin ones first, then by name."""
         return self._declared.plugins.records
-
-    # ---- what plugins provide
 
     def backends(self) -> tuple[tuple[PluginId, Backend], ...]:
         """Return all backends with their plugins, sorted by kind and name."""
-        return tuple(pair for key in sorted(self._declared.backends) for pair in self._declared.backends[key])
+        return tuple(pair for _, pairs in sorted(self._declared.backends.items()) for pair in pairs)
 
     def backend(self, kind: BackendKind, name: str) -> Backend:
-        """Return a backend by name; UnknownBackend where nobody provides it."""
-        return self._owner(kind, name)[1]
+        """Return what was declared about a backend."""
+        return self._names.backend(kind, name)[1]
 
     def options(self) -> Mapping[str, type[Option]]:
-        """Return the options by name, without those that two plugins claim."""
+        """Return the options by their decorators' names, without names that several plugins claim."""
         return {name: found[0][1] for name, found in self._declared.options.items() if len(found) == 1}
 
     def option(self, name: str) -> type[Option]:
-        """Return an option by name; OptionError where nobody or more than one plugin provides it."""
-        found = self._declared.options.get(name, ())
-        if len(found) != 1:
-            raise OptionError(f"unknown decorator @{name}")
-        return found[0][1]
+        """Return the option of a decorator's name.
 
-    def commands(self) -> Mapping[str, Command]:
-        """Return the subcommands that plugins declare, by name."""
-        return {command.name: command for call in self._declared.calls["mlp_commands"] for command in _items(call)}
+        Raises
+        ------
+        OptionError
+            Where nobody provides it; with the nearest name or the pip command.
+        PluginRefused
+            Where its plugin is not in force, or several provide it.
+        """
+        return self._names.option(name)
 
-    def _owner(self, kind: str, name: str) -> tuple[PluginId, Backend]:
-        found = self._declared.backends.get((kind, name), ())
+    def commands(self) -> tuple[tuple[PluginId, Command], ...]:
+        """Ask the plugins for their subcommands, and return them with their plugins, sorted by name.
+
+        Warns
+        -----
+        PluginWarning
+            For each plugin that fails; in strict mode it is raised.
+        """
+        found = []
+        for call in self._calls["mlp_commands"]:
+            try:
+                found += [(call.plugin, command) for command in call.expect_items(Command, call.run())]
+            except PluginError as error:
+                if self._strict:
+                    raise
+                text = f"{error.message}; its commands are left out\n  hint: {how_to_disable(call.plugin.name)}"
+                warnings.warn(text, PluginWarning, stacklevel=2)
+        return tuple(sorted(found, key=lambda pair: (pair[1].name, pair[0].name)))
+
+    def run_command(self, name: str, arguments: Sequence[str], session: CommandSession) -> int:
+        """Run a plugin's subcommand and return its exit status.
+
+        Raises
+        ------
+        UsageError
+            Where there is no such command, or several plugins claim it.
+        """
+        found = [(plugin, command) for plugin, command in self.commands() if command.name == name]
         if not found:
-            known = ", ".join(sorted(n for k, n in self._declared.backends if k == kind)) or "none"
-            raise UnknownBackend(f"unknown {kind} {name!r}; known are {known}")
-        return found[0]
+            raise UsageError(f"unknown command {shown(name)}")
+        if len(found) > 1:
+            claims = " and by ".join(str(plugin) for plugin, _ in found)
+            raise UsageError(f"command {name} is provided by {claims}", hint=how_to_disable(found[0][0].name))
+        plugin, command = found[0]
+        call = next(call for call in self._calls["mlp_commands"] if call.plugin == plugin)
 
-    def _claim(self, hook: str, name: str) -> _Call:
-        """Return the owner's implementation."""
-        call = self._owners.get((hook, name))
-        if call is None:
-            plugin, _ = self._owner(str(HOOKS[hook].kind), name)
-            call = next(c for c in self._declared.calls[hook] if c.plugin == plugin)
-            self._owners[hook, name] = call
-        return call
+        def run() -> object:
+            from importlib import import_module
 
-    # ---- planning
+            module, _, attribute = command.target.partition(":")
+            return getattr(import_module(module), attribute)(tuple(arguments), session)
+
+        status = call.of(f"command {name}", run).run(passing=(SystemExit,))
+        return call.of(f"command {name}", run).expect(int, status)
+
+    # ---------------------------------------------------------------------------------------- planning
 
     def plan_step(self, step: StepInfo, options: Sequence[Option]) -> StepPlan:
-        """Return what all plugins plan for a step."""
+        """Return what all plugins plan for a step, merged.
+
+        Raises
+        ------
+        OptionError
+            Where two plans contradict each other; the message names both plugins.
+        """
         opinions = []
-        for call in self._declared.calls["mlp_plan_step"]:
-            plan = call.run(step, options)
+        for call in self._calls["mlp_plan_step"]:
+            plan = call.run(step, tuple(options))
             if plan is not None:
-                opinions.append(Opinion(call.plugin, plan))
+                opinions.append(Opinion(call.plugin, call.expect(StepPlan, plan)))
         return merge_plans(step.node.name, opinions)
 
-    # ---- claims
+    # ---------------------------------------------------------------------------------------- claims
 
     def open_store(self, url: str) -> ObjectStore:
-        """Open a store."""
-        scheme = url.partition("://")[0] if "://" in url else "file"
-        call = self._claim("mlp_open_store", scheme)
-        store: ObjectStore = call.run(url, passing=(OSError,))
+        """Open the objects of a store; OSError where it cannot be reached."""
+        call = self._owner("mlp_open_store", url.partition("://")[0] if "://" in url else "file")
+        store: ObjectStore = call.expect_handle(ObjectStore, call.run(url, passing=(OSError,)))
         return store
 
     def resolve_environment(self, spec: EnvironmentSpec, platforms: Sequence[str]) -> EnvironmentLock:
-        """Resolve a requirement."""
-        call = self._claim("mlp_resolve_environment", spec.backend)
-        lock: EnvironmentLock = call.run(spec, platforms, passing=(ValueError,))
-        return lock
+        """Return the lock of a requirement; ValueError where it cannot be met."""
+        call = self._owner("mlp_resolve_environment", spec.backend)
+        return call.expect(EnvironmentLock, call.run(spec, tuple(platforms), passing=(ValueError,)))
 
     def provision_environment(self, lock: EnvironmentLock, root: Path) -> ProvisionedEnvironment:
-        """Make an environment."""
-        call = self._claim("mlp_provision_environment", lock.backend)
-        made: ProvisionedEnvironment = call.run(lock, root, passing=(OSError,))
-        return made
+        """Return the interpreter of a lock; OSError where it cannot be made."""
+        call = self._owner("mlp_provision_environment", lock.backend)
+        return call.expect(ProvisionedEnvironment, call.run(lock, root, passing=(OSError,)))
 
     def fetch_secret(self, reference: str) -> Mapping[str, str]:
-        """Fetch a secret."""
-        call = self._claim("mlp_fetch_secret", reference.partition("://")[0])
-        secret: Mapping[str, str] = call.run(reference, passing=(OSError,))
-        return secret
+        """Return the variables of a secret; OSError where it cannot be fetched."""
+        scheme, separator, _ = reference.partition("://")
+        if not separator:
+            raise UnknownBackend(f"secret {shown(reference)} is no reference", hint="one looks like scheme://name")
+        call = self._owner("mlp_fetch_secret", scheme)
+        found = call.run(reference, passing=(OSError,))
+        if not isinstance(found, Mapping) or not all(isinstance(text, str) for pair in found.items() for text in pair):
+            # What it returned may be the secret, and is not shown.
+            raise call.fault("returned something other than a mapping of texts to texts")
+        return dict(found)
 
     def open_launcher(self, name: str, settings: Settings, sink: LaunchSink) -> Launcher:
-        """Open a launcher."""
-        launcher: Launcher = self._claim("mlp_open_launcher", name).run(name, settings, sink, passing=(OSError,))
+        """Return a launcher, to be entered; OSError where what it launches on cannot be reached."""
+        call = self._owner("mlp_open_launcher", name)
+        launcher: Launcher = call.expect_handle(Launcher, call.run(name, settings, sink, passing=(OSError,)))
         return launcher
 
     def launch_step(self, name: str, requests: Sequence[LaunchRequest], launcher: Launcher) -> None:
-        """Start attempts."""
-        self._claim("mlp_launch_step", name).run(requests, launcher, passing=(OSError,))
+        """Start a batch of attempts on an open launcher; OSError where it cannot be started."""
+        call = self._owner("mlp_launch_step", name)
+        if call.run(requests, launcher, passing=(OSError,)) is not True:
+            raise call.fault("did not take the attempts")
 
     def persist_artifact(self, format_name: str, value: object, target: ArtifactTarget) -> bool:
-        """Encode a value; False where the format cannot hold it."""
-        return bool(self._claim("mlp_persist_artifact", format_name).run(value, target, passing=(Exception,)))
+        """Encode a value and return True, or False where the format cannot hold it; raises what the format raises."""
+        call = self._owners.get(("mlp_persist_artifact", format_name))
+        if call is None:
+            call = self._owner("mlp_persist_artifact", format_name)
+        return call.run(value, target, passing=(Exception,)) is True
 
     def load_artifact(self, ref: ArtifactRef, source: ArtifactSource) -> Any:
-        """Decode a value."""
-        return self._claim("mlp_load_artifact", ref.format).run(ref, source, passing=(Exception,))
+        """Decode a value; raises what the format raises."""
+        call = self._owners.get(("mlp_load_artifact", ref.format))
+        if call is None:
+            call = self._owner("mlp_load_artifact", ref.format)
+        return call.run(ref, source, passing=(Exception,))
 
     def open_target(self, name: str, context: TargetContext) -> DeployTarget:
-        """Open a deploy target."""
-        target: DeployTarget = self._claim("mlp_open_target", name).run(name, context, passing=(OSError,))
+        """Return a deploy target; OSError where it cannot be reached."""
+        call = self._owner("mlp_open_target", name)
+        target: DeployTarget = call.expect_handle(DeployTarget, call.run(name, context, passing=(OSError,)))
         return target
 
     def deploy(self, request: DeployRequest, target: DeployTarget) -> Deployment:
-        """Deploy a version."""
-        call = self._claim("mlp_deploy", request.target)
-        deployment: Deployment = call.run(request, target, passing=(OSError, ValueError))
-        return deployment
+        """Deploy a version; ValueError where the target cannot run the flow, OSError where it cannot be reached."""
+        call = self._owner("mlp_deploy", request.target)
+        return call.expect(Deployment, call.run(request, target, passing=(OSError, ValueError)))
 
-    # ---- wraps and events
+    @contextlib.contextmanager
+    def using(
+        self, kind: BackendKind, name: str, passing: tuple[type[BaseException], ...] = (OSError,)
+    ) -> Iterator[None]:
+        """Blame a backend's plugin for what the body raises while it uses a launcher, store or target of the plugin.
+
+        Parameters
+        ----------
+        kind : str
+            The backend's kind.
+        name : str
+            The backend's name.
+        passing : tuple of exception types
+            What passes unchanged, but for the note.
+        """
+        plugin, _ = self._names.backend(kind, name)
+        hook = next(hook for hook, info in HOOKS.items() if info.kind == kind)
+        call = next(call for call in self._calls[hook] if call.plugin == plugin)
+        with blaming(call, f"{kind} {name}", passing):
+            yield
+
+    def _owner(self, hook: str, name: str) -> Call:
+        """Return the implementation of a claim hook by the plugin that owns the named backend."""
+        call = self._owners.get((hook, name))
+        if call is None:
+            plugin, _ = self._names.backend(str(HOOKS[hook].kind), name)
+            call = next(call for call in self._calls[hook] if call.plugin == plugin)
+            self._owners[hook, name] = call
+        return call
+
+    # ---------------------------------------------------------------------------------------- wraps and events
 
     def wraps(self, step: StepHandle) -> list[Wrap]:
-        """Return the wraps of a step, outermost first."""
-        found = [call.run(step) for call in self._declared.calls["mlp_wrap_step"]]
-        return sorted((w for w in found if w is not None), key=lambda w: (w.priority, w.name))
+        """Return what goes around a step's body, outermost first.
 
-    def emit(self, event: Event) -> tuple[tuple[PluginId, PluginError], ...]:
-        """Tell the observers, and return who failed and how."""
+        Their contexts are blamed for what they raise themselves, and cannot swallow what the body raises.
+        """
+        found = []
+        for call in self._calls["mlp_wrap_step"]:
+            wrap = call.run(step)
+            if wrap is not None:
+                wrap = call.expect(Wrap, wrap)
+                found.append(attrs.evolve(wrap, context=GuardedContext(call, wrap.context)))
+        return sorted(found, key=lambda wrap: (wrap.priority, wrap.name))
+
+    def observers(self) -> tuple[PluginId, ...]:
+        """Return the plugins that are told of events."""
+        return tuple(call.plugin for call in self._calls["mlp_event"])
+
+    def emit(self, event: Event, *, silenced: Collection[PluginId] = ()) -> tuple[tuple[PluginId, PluginError], ...]:
+        """Tell the observers of an event; for the observers' own process.
+
+        Parameters
+        ----------
+        event : Event
+            The event.
+        silenced : collection of PluginId
+            The observers that are not told any more.
+
+        Returns
+        -------
+        tuple of (PluginId, PluginError)
+            Who failed, and how.
+        """
         failures = []
-        for call in self._declared.calls["mlp_event"]:
+        for call in self._calls["mlp_event"]:
+            if call.plugin in silenced:
+                continue
             try:
-                call.run(event, self._settings)
+                call.run(event)
             except PluginError as error:
                 failures.append((call.plugin, error))
         return tuple(failures)
 
-    def observers(self) -> tuple[PluginId, ...]:
-        """Return the plugins that are told of events."""
-        return tuple(call.plugin for call in self._declared.calls["mlp_event"])
-
-    # ---- formats and workers
+    # ---------------------------------------------------------------------------------------- formats, workers
 
     def format_candidates(self, kind: type) -> tuple[str, ...]:
-        """Return the formats to try for a type, the most specific first."""
+        """Return the formats to try for a type: the most specific class of its MRO first.
+
+        Formats of installed plugins count only where the setting ``formats.prefer`` names them, so that installing
+        one does not change how an existing type is stored; of several formats for one class those come first.
+        """
         found = self._formats.get(kind)
         if found is None:
-            found = self._formats[kind] = tuple(self._find_formats(kind))
+            found = self._formats[kind] = tuple(dict.fromkeys(self._find_formats(kind)))
         return found
 
     def _find_formats(self, kind: type) -> Iterator[str]:
+        """Yield the names of the formats for a type."""
+        builtin = {record.id for record in self.records if record.status == "builtin"}
+        types = {
+            name: backend.types
+            for (backend_kind, name), pairs in sorted(self._declared.backends.items())
+            for plugin, backend in pairs
+            if backend_kind == "format" and (plugin in builtin or name in self._prefer)
+        }
+        order = [
+            *(name for name in self._prefer if name in types),
+            *(name for name in types if name not in self._prefer),
+        ]
         for cls in kind.__mro__:
-            dotted = f"{cls.__module__}.{cls.__qualname__}"
-            for (backend_kind, name), found in self._declared.backends.items():
-                if backend_kind == "format" and dotted in found[0][1].types:
+            for name in order:
+                if any(_is_named(cls, dotted) for dotted in types[name]):
                     yield name
 
     def worker_plugins(self) -> tuple[PluginId, ...]:
         """Return the installed plugins that a worker must have too."""
-        return tuple(
-            record.id
-            for record in self.records
-            if record.status == "loaded" and not _WORKER_HOOKS.isdisjoint(record.hooks)
-        )
+        return tuple(r.id for r in self.records if r.status == "loaded" and not _WORKER_HOOKS.isdisjoint(r.hooks))
 
-    def check_worker_plugins(self, required: Collection[PluginId]) -> None:
-        """Raise PluginRefused where the plugins here are not the required ones."""
-        have = {record.id for record in self.records if record.status == "loaded"}
-        missing = [str(plugin) for plugin in required if plugin not in have]
-        if missing:
-            raise PluginRefused(f"the worker lacks {', '.join(missing)}")
+    def check_worker_plugins(self, required: Sequence[PluginId]) -> None:
+        """Check that the plugins in force here are those that a request asks for.
+
+        Raises
+        ------
+        PluginRefused
+            Where they are not; the message lists every difference.
+        """
+        here = {record.name: record for record in self.records if record.status != "builtin"}
+        differences = []
+        for plugin in required:
+            record = here.get(plugin.name)
+            if record is None:
+                differences.append(f"{plugin} is not installed")
+            elif record.id != plugin:
+                differences.append(f"{plugin} is {record.id.distribution} {record.id.version}")
+            elif not record.in_force:
+                differences.append(f"{plugin} is {record.status}: {record.reason}")
+        if differences:
+            message = f"the worker's plugins are not the driver's: here {'; '.join(differences)}"
+            packages = " ".join(f"{plugin.distribution}=={plugin.version}" for plugin in required)
+            raise PluginRefused(message, hint=f"in the worker's environment ({sys.executable}): pip install {packages}")
+
+
+def _is_named(cls: type, dotted: str) -> bool:
+    """Tell whether a dotted name means a class: by its own name, or by one under which its package publishes it."""
+    if dotted == f"{cls.__module__}.{cls.__qualname__}":
+        return True
+    package = dotted.partition(".")[0]
+    if package != cls.__module__.partition(".")[0]:
+        return False
+    module, _, name = dotted.rpartition(".")
+    return vars(sys.modules.get(module) or object).get(name) is cls

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from mlp_core.errors import OptionError
 from mlp_hookspecs import PluginId, Resources, StepPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _SINGLE: Final = ("launcher", "environment", "grace_seconds", "retry", "catch", "concurrency")
 _KEYED: Final = ("launcher_options", "variables", "formats")
@@ -88,9 +90,7 @@ def _largest(one: Resources | None, other: Resources) -> Resources:
     """Return the larger amount of each resource."""
     if one is None:
         return other
-    custom: Mapping[str, float] = {
-        name: max(one.custom.get(name, 0), other.custom.get(name, 0)) for name in (*one.custom, *other.custom)
-    }
+    custom = {name: max(one.custom.get(name, 0), other.custom.get(name, 0)) for name in (*one.custom, *other.custom)}
     return Resources(
         cpu=max(one.cpu, other.cpu),
         memory_mb=max(one.memory_mb, other.memory_mb),

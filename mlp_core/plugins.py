@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import inspect
 import os
 import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
+from collections.abc import Collection
+from importlib import import_module
+from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 import pluggy
 
+from mlp_core.breadcrumbs import IMPORT, Crumb, Trail, Watchdog, runtime_folder, take_dead
 from mlp_core.builtin import BUILTINS
 from mlp_core.errors import NameRefused, PluginRefused
-from mlp_core.names import label, shown
+from mlp_core.names import label
+from mlp_core.plugin_checks import Unfit, checked_hooks, contract_range
+from mlp_core.settings import variable_name
 from mlp_core.version import CORE_VERSION
 from mlp_hookspecs import ENTRY_POINT_GROUP, PROJECT_NAME, PluginId, PluginWarning, specs
-from mlp_hookspecs.specs import HOOKS
-from mlp_hookspecs.version import CONTRACT_VERSION
 
 if TYPE_CHECKING:
     import importlib.metadata
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 CORE_DISTRIBUTION: Final = "mlp-core"
-CONTRACT_DISTRIBUTION: Final = "mlp-hookspecs"
 
 Status = Literal["builtin", "loaded", "denied", "failed", "disabled"]
+
+_GROUP_HEADER: Final = re.compile(rb"^\s*\[\s*" + ENTRY_POINT_GROUP.encode() + rb"\s*\]", re.MULTILINE)
+_AT_START: Final = frozenset({IMPORT, "mlp_settings", "mlp_backends", "mlp_options"})
 
 
 @attrs.frozen
@@ -88,10 +90,13 @@ class Plugins:
         The manager, with the specifications and the plugins in force.
     records : tuple of PluginRecord
         One for each plugin that is installed: the builtin ones first, then by name.
+    trail : Trail
+        Where marks are left before plugins' code is entered.
     """
 
     manager: pluggy.PluginManager
     records: tuple[PluginRecord, ...]
+    trail: Trail
 
 
 @attrs.frozen
@@ -115,37 +120,57 @@ class _Candidate:
         return self.name in names or normalized(self.distribution) in {normalized(name) for name in names}
 
 
-class _Unfit(Exception):  # noqa: N818 # caught where it is raised for
-    """A plugin that may not be loaded; the message is the reason."""
-
-
 def normalized(distribution: str) -> str:
-    """Return a distribution's name as package indexes compare it."""
+    """Return a distribution's name as package indexes compare it.
+
+    Examples
+    --------
+    >>> normalized("MLP_plugin.ray")
+    'mlp-plugin-ray'
+    """
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
-def load_plugins(
-    *,
-    allow: Collection[str] = (),
-    deny: Collection[str] = (),
-    safe: bool = False,
-    strict: bool = False,
-    timeout: float = 60,
-) -> Plugins:
-    """Load the builtin plugins and those that are installed.
+def how_to_disable(name: str) -> str:
+    """Return the advice that every message about a broken plugin ends with."""
+    return f'leave it out by the setting plugins.deny = ["{name}"], or by {variable_name("plugins.deny")}={name}'
 
-    Parameters
+
+@attrs.frozen
+class LoadingRules:
+    """Which plugins may be loaded, and what follows a failure.
+
+    Attributes
     ----------
     allow : collection of str
         Names of plugins or distributions; where there are any, no other installed plugin is loaded.
     deny : collection of str
-        Names of plugins or distributions that are not loaded.
+        Names of plugins or distributions that are not loaded; builtin ones too.
     safe : bool
         Whether to load the builtin plugins only.
     strict : bool
         Whether a plugin that fails ends the loading with its error, instead of a warning.
     timeout : float
         Seconds after which a plugin that is still being loaded ends the process.
+    worker : bool
+        Whether this is a worker: it leaves dead processes and contract ranges to its driver.
+    """
+
+    allow: Collection[str] = ()
+    deny: Collection[str] = ()
+    safe: bool = False
+    strict: bool = False
+    timeout: float = 60
+    worker: bool = False
+
+
+def load_plugins(rules: LoadingRules) -> Plugins:
+    """Load the builtin plugins and those that are installed.
+
+    Parameters
+    ----------
+    rules : LoadingRules
+        Which of them, and what follows a failure.
 
     Returns
     -------
@@ -156,60 +181,224 @@ def load_plugins(
     ------
     PluginRefused
         In strict mode, for the first plugin that fails.
+
+    Warns
+    -----
+    PluginWarning
+        For each plugin that fails, and for each process that died inside one.
     """
-    manager = pluggy.PluginManager(PROJECT_NAME)
-    manager.add_hookspecs(specs)
-    records = [
-        _load(manager, _Candidate(name, CORE_DISTRIBUTION, CORE_VERSION, module, builtin=True), strict=strict)
-        for name, module in BUILTINS
-        if importlib.util.find_spec(module)
+    folder = runtime_folder()
+    suspects = [] if rules.worker else take_dead(folder)
+    for crumb in suspects:
+        text = f"an earlier command (process {crumb.pid}) ended inside {crumb}"
+        warnings.warn(f"{text}\n  hint: {how_to_disable(crumb.plugin.name)}", PluginWarning, stacklevel=2)
+    from importlib.util import find_spec
+
+    builtins = [
+        _Candidate(name, CORE_DISTRIBUTION, CORE_VERSION, value, builtin=True)
+        for name, value in BUILTINS
+        if find_spec(value)
     ]
-    found = [] if safe else _installed()
-    names = [candidate.name for candidate in found]
-    for candidate in found:
-        if candidate.is_named_in(deny):
-            records.append(PluginRecord(candidate.id, "denied", reason="plugins.deny names it"))
-        elif allow and not candidate.is_named_in(allow):
-            records.append(PluginRecord(candidate.id, "denied", reason="plugins.allow does not name it"))
-        else:
-            records.append(_load(manager, candidate, strict=strict))
-    return Plugins(manager, tuple(records))
+    # A worker that needs none has no use for knowing which are installed.
+    found = [] if rules.safe and rules.worker else _installed()
+    with Watchdog(rules.timeout) as watchdog:
+        return _Loader(rules, suspects, Trail(folder), watchdog).load([*builtins, *found])
 
 
-def _load(manager: pluggy.PluginManager, candidate: _Candidate, *, strict: bool) -> PluginRecord:
-    """Import, register and check one plugin, and return what became of it."""
-    began = time.perf_counter()
+class _Loader:
+    """Loads candidates one by one into one manager."""
+
+    def __init__(self, rules: LoadingRules, suspects: Sequence[Crumb], trail: Trail, watchdog: Watchdog) -> None:
+        self._rules = rules
+        self._suspects = {(c.plugin.name, c.plugin.version) for c in suspects if c.place in _AT_START}
+        self._trail = trail
+        self._watchdog = watchdog
+        self._manager = pluggy.PluginManager(PROJECT_NAME)
+        self._manager.add_hookspecs(specs)
+
+    def load(self, candidates: Sequence[_Candidate]) -> Plugins:
+        """Load those that the lists let pass."""
+        passing = [c for c in candidates if _denied(c, self._rules) is None]
+        records = []
+        for candidate in candidates:
+            reason = _denied(candidate, self._rules)
+            if reason is not None:
+                records.append(PluginRecord(candidate.id, "denied", reason=reason))
+                continue
+            rivals = [c for c in passing if c.name == candidate.name and c is not candidate]
+            records.append(self._load(candidate, rivals))
+        return Plugins(self._manager, tuple(records), self._trail)
+
+    def _load(self, candidate: _Candidate, rivals: Sequence[_Candidate]) -> PluginRecord:
+        """Check, import and register one plugin, and return what became of it."""
+        began = time.perf_counter()
+        wanted = ""
+        try:
+            _check_name(candidate, rivals)
+            wanted = "" if self._rules.worker else contract_range(candidate.distribution, candidate.requires)
+            self._check_suspect(candidate)
+            plugin = self._import(candidate)
+            hooks = checked_hooks(self._manager, plugin)
+            self._manager.register(plugin, candidate.name)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 # whatever a plugin does, the others go on
+            return self._failed(candidate, wanted, error)
+        spent = 1000 * (time.perf_counter() - began)
+        status: Status = "builtin" if candidate.builtin else "loaded"
+        return PluginRecord(candidate.id, status, wanted, hooks=hooks, load_ms=spent)
+
+    def _failed(self, candidate: _Candidate, wanted: str, error: BaseException) -> PluginRecord:
+        """Warn that a plugin failed, or raise in strict mode."""
+        reason = str(error) if isinstance(error, Unfit) else f"loading it raised {described(error)}"
+        message = f"plugin {candidate.id} is not loaded: {reason}"
+        advice = error.hint if isinstance(error, Unfit) and error.hint else how_to_disable(candidate.name)
+        if self._rules.strict:
+            raise PluginRefused(message, hint=advice) from error
+        warnings.warn(f"{message}\n  hint: {advice}", PluginWarning, stacklevel=5)
+        return PluginRecord(candidate.id, "failed", wanted, reason, error=error)
+
+    def _import(self, candidate: _Candidate) -> object:
+        """Import what an entry point names."""
+        if candidate.builtin:
+            return _resolve(candidate.value)
+        before = self._trail.enter(Crumb(candidate.id, IMPORT).encoded())
+        try:
+            # What a plugin prints must not mix with the output of a command.
+            with (
+                self._watchdog.watch(f"the import of plugin {candidate.id}", how_to_disable(candidate.name)),
+                contextlib.redirect_stdout(sys.stderr),
+            ):
+                return _resolve(candidate.value)
+        finally:
+            self._trail.leave(before)
+
+    def _check_suspect(self, candidate: _Candidate) -> None:
+        """Try a plugin that an earlier process died in, in a process that may die; Unfit where it does."""
+        if (candidate.name, candidate.version) not in self._suspects or not sys.executable:
+            return
+        import subprocess
+
+        flags = {"plugins.allow": [candidate.name], "plugins.strict": True}
+        code = f"from mlp_core.hooks import build_hooks; build_hooks(flags={flags!r})"
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-W", "ignore", "-c", code]
+        try:
+            tried = subprocess.run(
+                command,
+                env=environment,
+                check=False,
+                capture_output=True,
+                stdin=subprocess.DEVNULL,
+                timeout=self._rules.timeout,
+            )
+        except subprocess.TimeoutExpired:
+            raise Unfit(f"loading it takes more than {self._rules.timeout:g} s") from None
+        # A plugin that fails in an orderly way will do so here too, and tell why.
+        if tried.returncode not in (0, 1):
+            how = f"signal {-tried.returncode}" if tried.returncode < 0 else f"status {tried.returncode}"
+            raise Unfit(f"loading it ends the whole process with {how}")
+
+
+def described(error: BaseException) -> str:
+    """Return an exception on one line: its type, and the first line of its text."""
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _denied(candidate: _Candidate, rules: LoadingRules) -> str | None:
+    """Return why the lists keep a plugin out; None where they let it pass."""
+    if candidate.is_named_in(rules.deny):
+        return "plugins.deny names it"
+    if rules.safe and not candidate.builtin:
+        return "plugins.safe lets only builtin plugins load"
+    if rules.allow and not candidate.builtin and not candidate.is_named_in(rules.allow):
+        return "plugins.allow does not name it"
+    return None
+
+
+def _check_name(candidate: _Candidate, rivals: Sequence[_Candidate]) -> None:
+    """Refuse a plugin's name that is malformed or taken."""
+    if candidate.builtin:
+        return
     try:
-        plugin = _import(candidate)
-        manager.register(plugin, candidate.name)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        if strict:
-            raise PluginRefused(f"plugin {candidate.id} is not loaded: {error}") from error
-        warnings.warn(f"plugin {candidate.id} is not loaded: {error}", PluginWarning, stacklevel=3)
-        return PluginRecord(candidate.id, "failed", reason=str(error), error=error)
-    hooks = tuple(sorted(caller.name for caller in manager.get_hookcallers(plugin) or ()))
-    spent = 1000 * (time.perf_counter() - began)
-    return PluginRecord(candidate.id, "builtin" if candidate.builtin else "loaded", hooks=hooks, load_ms=spent)
+        label(candidate.name, "plugin name")
+    except NameRefused as error:
+        raise Unfit(error.message, error.hint) from None
+    if not rivals:
+        return
+    names = sorted(f"{rival.distribution} {rival.version}" for rival in (candidate, *rivals))
+    hint = f'deny one by the name of its distribution: plugins.deny = ["{candidate.distribution}"]'
+    raise Unfit(f"the name {candidate.name!r} is claimed by {' and by '.join(names)}", hint)
 
 
-def _import(candidate: _Candidate) -> object:
-    """Import what an entry point names."""
-    module, _, attribute = candidate.value.partition(":")
-    plugin: object = importlib.import_module(module.strip())
-    for part in filter(None, attribute.strip().split(".")):
-        plugin = getattr(plugin, part)
-    return plugin
+def _resolve(value: str) -> object:
+    """Import the object that ``module`` or ``module:attribute`` names."""
+    module, _, attributes = value.partition(":")
+    found: object = import_module(module.strip())
+    for attribute in filter(None, attributes.strip().split(".")):
+        found = getattr(found, attribute)
+    return found
 
 
 def _installed() -> list[_Candidate]:
-    """Return the plugins that installed distributions name, sorted."""
+    """Return the plugins that installed distributions name, sorted; nothing of them is imported."""
+    if not _may_have_plugins():
+        return []
     import importlib.metadata
 
-    found = [
-        _Candidate(point.name, point.dist.name, point.dist.version, point.value)
-        for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
-        if point.dist is not None
-    ]
-    return sorted(found, key=lambda candidate: (candidate.name, candidate.distribution))
+    found: dict[str, list[_Candidate]] = {}
+    for distribution in importlib.metadata.distributions():
+        try:
+            candidates = list(_candidates(distribution))
+        except Exception as error:  # noqa: BLE001 # other people's metadata may be anything
+            place = getattr(distribution, "_path", "an installed distribution")
+            text = f"the metadata in {place} cannot be read, so that its plugins are not loaded: {described(error)}"
+            warnings.warn(text, PluginWarning, stacklevel=3)
+            continue
+        if candidates:
+            # As for imports, the first on the path counts.
+            found.setdefault(normalized(candidates[0].distribution), candidates)
+    every = (candidate for candidates in found.values() for candidate in candidates)
+    return sorted(every, key=lambda candidate: (candidate.name, normalized(candidate.distribution)))
+
+
+def _candidates(distribution: importlib.metadata.Distribution) -> Iterator[_Candidate]:
+    """Yield the plugins that a distribution names."""
+    text = distribution.read_text("entry_points.txt")
+    if not text or not _GROUP_HEADER.search(text.encode()):
+        return
+    name, version = distribution.metadata["Name"], distribution.metadata["Version"]
+    if not name or not version:
+        raise ValueError("it lacks a name or a version")
+    requires = tuple(distribution.requires or ())
+    for point in distribution.entry_points:
+        if point.group == ENTRY_POINT_GROUP:
+            yield _Candidate(point.name, name, version, point.value, requires)
+
+
+def _may_have_plugins() -> bool:
+    """Tell whether any distribution on the path may name a plugin; importlib.metadata costs more than this look."""
+    from importlib.machinery import PathFinder
+
+    if any(finder is not PathFinder and hasattr(finder, "find_distributions") for finder in sys.meta_path):
+        return True
+    return any(_names_plugin(folder or os.curdir) for folder in dict.fromkeys(sys.path))
+
+
+def _names_plugin(folder: str) -> bool:
+    """Tell whether a folder of the path may hold a distribution that names a plugin."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.path for entry in entries if entry.name.endswith((".dist-info", ".egg-info", ".egg"))]
+    except NotADirectoryError:
+        return True  # a zip file: importlib.metadata knows how to look into it
+    except OSError:
+        return False
+    for name in names:
+        if name.endswith(".egg"):
+            return True
+        with contextlib.suppress(OSError), open(os.path.join(name, "entry_points.txt"), "rb") as file:  # noqa: PTH118, PTH123 # hundreds of times, in every command
+            if _GROUP_HEADER.search(file.read()):
+                return True
+    return False

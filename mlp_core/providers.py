@@ -1,0 +1,50 @@
+"""Who provides what is missing here: the plugins that we publish, by what users ask for."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_PROVIDERS: Final = {
+    "mlp-plugin-airflow": ("target:airflow",),
+    "mlp-plugin-cards": ("option:card",),
+    "mlp-plugin-conda": ("environment:conda", "option:conda"),
+    "mlp-plugin-ray": ("launcher:ray", "option:ray", "target:ray"),
+    "mlp-plugin-scheduler": ("target:scheduler",),
+    "mlp-plugin-uv": ("environment:pypi", "environment:uv", "option:pypi", "option:uv"),
+}
+
+
+def provider_of(kind: str, name: str) -> str | None:
+    """Return the distribution that provides something.
+
+    Parameters
+    ----------
+    kind : str
+        A backend's kind, or ``option`` for a decorator.
+    name : str
+        Its name.
+
+    Returns
+    -------
+    str or None
+        The distribution; None where none of ours does.
+
+    Examples
+    --------
+    >>> provider_of("option", "conda")
+    'mlp-plugin-conda'
+    """
+    wanted = f"{kind}:{name}"
+    return next((distribution for distribution, provided in _PROVIDERS.items() if wanted in provided), None)
+
+
+def provider_hint(kind: str, name: str) -> str:
+    """Return the command that installs the provider of something; empty where none of ours provides it.
+
+    Examples
+    --------
+    >>> provider_hint("launcher", "ray")
+    'pip install mlp-plugin-ray'
+    """
+    distribution = provider_of(kind, name)
+    return f"pip install {distribution}" if distribution else ""
