@@ -169,6 +169,7 @@ class Hooks:
         """Make the face of loaded plugins."""
         self._declared = declared
         self._calls = declared.calls
+        self._settings = settings
         self._names = Names(declared, settings["plugins.provider"])
         self._prefer: tuple[str, ...] = settings["formats.prefer"]
         self._strict: bool = settings["plugins.strict"]
@@ -404,7 +405,7 @@ class Hooks:
             if call.plugin in silenced:
                 continue
             try:
-                call.run(event)
+                call.run(event, self._settings)
             except PluginError as error:
                 failures.append((call.plugin, error))
         return tuple(failures)

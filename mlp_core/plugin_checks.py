@@ -6,7 +6,6 @@ import inspect
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from mlp_hookspecs import specs
 from mlp_hookspecs.specs import HOOKS
 from mlp_hookspecs.version import CONTRACT_VERSION
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 CONTRACT_DISTRIBUTION: Final = "mlp-hookspecs"
 
 _CONTRACT: Final = re.compile(
-    r"mlp[-_.]hookspecs\s*(?:\[[^]]*\])?\s*\(?(?P<range>[^;()]*)\)?\s*(?P<marker>;.*)?", re.IGNORECASE
+    r"mlp[-_.]hookspecs\s*(?:\[[^]]*\])?\s*\(?(?P<range>(?:[<>=!~][^;()]*)?)\)?\s*(?P<marker>;.*)?", re.IGNORECASE
 )
 _CLAUSE: Final = re.compile(r"(>=|<=|==|!=|>|<)\s*(\d+(?:\.\d+)*)")
 
@@ -122,7 +121,7 @@ def checked_hooks(manager: pluggy.PluginManager, plugin: object) -> tuple[str, .
         options = manager.parse_hookimpl_opts(plugin, attribute)
         if options is not None:
             hook = options.get("specname") or attribute
-            _check_implementation(hook, getattr(plugin, attribute), options)
+            _check_implementation(manager, hook, getattr(plugin, attribute), options)
             if hook in HOOKS:
                 hooks.append(hook)
         elif attribute in HOOKS and inspect.isroutine(inspect.getattr_static(plugin, attribute)):
@@ -130,7 +129,7 @@ def checked_hooks(manager: pluggy.PluginManager, plugin: object) -> tuple[str, .
     return tuple(sorted(hooks))
 
 
-def _check_implementation(hook: str, function: Any, options: Mapping[str, Any]) -> None:
+def _check_implementation(manager: pluggy.PluginManager, hook: str, function: Any, options: Mapping[str, Any]) -> None:
     """Refuse an implementation that could not be called."""
     if hook not in HOOKS:
         if options.get("optionalhook"):
@@ -144,11 +143,20 @@ def _check_implementation(hook: str, function: Any, options: Mapping[str, Any]) 
         raise Unfit(f"its {hook} is a hook wrapper; a plugin must not change what other plugins answer")
     if inspect.iscoroutinefunction(function):
         raise Unfit(f"its {hook} is a coroutine function; hooks are called as plain functions")
-    allowed = list(inspect.signature(getattr(specs, hook)).parameters)
+    allowed = manager.hook.__dict__[hook].spec.argnames
+    if _takes_only(function, allowed):
+        return
     for parameter in inspect.signature(function).parameters.values():
         named = parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         if not named or (parameter.name not in allowed and parameter.default is parameter.empty):
-            takes = f"({', '.join(allowed)})" if allowed else "no arguments"
-            raise Unfit(
-                f"its {hook} has the argument {str(parameter).partition(':')[0]}; the hook takes {takes}, by position"
-            )
+            takes = f"takes ({', '.join(allowed)}), by position" if allowed else "takes none"
+            raise Unfit(f"its {hook} has the argument {str(parameter).partition(':')[0]}; the hook {takes}")
+
+
+def _takes_only(function: Any, allowed: Sequence[str]) -> bool:
+    """Tell whether a function plainly takes some of the arguments by position; inspect would take longer to say so."""
+    code = getattr(function, "__code__", None)
+    if code is None or code.co_kwonlyargcount or code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS):
+        return False
+    own = code.co_varnames[: code.co_argcount]
+    return set(own[1:] if inspect.ismethod(function) else own) <= set(allowed)

@@ -8,7 +8,8 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -25,14 +26,13 @@ from mlp_core.version import CORE_VERSION
 from mlp_hookspecs import ENTRY_POINT_GROUP, PROJECT_NAME, PluginId, PluginWarning, specs
 
 if TYPE_CHECKING:
-    import importlib.metadata
     from collections.abc import Iterator, Sequence
 
 CORE_DISTRIBUTION: Final = "mlp-core"
 
 Status = Literal["builtin", "loaded", "denied", "failed", "disabled"]
 
-_GROUP_HEADER: Final = re.compile(rb"^\s*\[\s*" + ENTRY_POINT_GROUP.encode() + rb"\s*\]", re.MULTILINE)
+_Reader = Callable[[str], str | None]
 _AT_START: Final = frozenset({IMPORT, "mlp_settings", "mlp_backends", "mlp_options"})
 
 
@@ -343,16 +343,11 @@ def _resolve(value: str) -> object:
 
 def _installed() -> list[_Candidate]:
     """Return the plugins that installed distributions name, sorted; nothing of them is imported."""
-    if not _may_have_plugins():
-        return []
-    import importlib.metadata
-
     found: dict[str, list[_Candidate]] = {}
-    for distribution in importlib.metadata.distributions():
+    for place, read in _distributions():
         try:
-            candidates = list(_candidates(distribution))
+            candidates = _candidates(read)
         except Exception as error:  # noqa: BLE001 # other people's metadata may be anything
-            place = getattr(distribution, "_path", "an installed distribution")
             text = f"the metadata in {place} cannot be read, so that its plugins are not loaded: {described(error)}"
             warnings.warn(text, PluginWarning, stacklevel=3)
             continue
@@ -363,42 +358,72 @@ def _installed() -> list[_Candidate]:
     return sorted(every, key=lambda candidate: (candidate.name, normalized(candidate.distribution)))
 
 
-def _candidates(distribution: importlib.metadata.Distribution) -> Iterator[_Candidate]:
-    """Yield the plugins that a distribution names."""
-    text = distribution.read_text("entry_points.txt")
-    if not text or not _GROUP_HEADER.search(text.encode()):
-        return
-    name, version = distribution.metadata["Name"], distribution.metadata["Version"]
-    if not name or not version:
+def _candidates(read: _Reader) -> list[_Candidate]:
+    """Return the plugins that a distribution names."""
+    points = _entry_points(read("entry_points.txt") or "")
+    if not points:
+        return []
+    headers: dict[str, list[str]] = {}
+    for line in (read("METADATA") or read("PKG-INFO") or "").splitlines():
+        if not line:
+            break  # the description follows
+        name, _, value = line.partition(":")
+        headers.setdefault(name.strip().lower(), []).append(value.strip())
+    names, versions = headers.get("name"), headers.get("version")
+    if not names or not versions:
         raise ValueError("it lacks a name or a version")
-    requires = tuple(distribution.requires or ())
-    for point in distribution.entry_points:
-        if point.group == ENTRY_POINT_GROUP:
-            yield _Candidate(point.name, name, version, point.value, requires)
+    requires = tuple(headers.get("requires-dist", ()))
+    return [_Candidate(name, names[0], versions[0], value, requires) for name, value in points]
 
 
-def _may_have_plugins() -> bool:
-    """Tell whether any distribution on the path may name a plugin; importlib.metadata costs more than this look."""
+def _entry_points(text: str) -> list[tuple[str, str]]:
+    """Return names and values of the entry points in our group."""
+    points = []
+    ours = False
+    for line in text.splitlines():
+        plain = line.strip()
+        if plain.startswith("["):
+            ours = plain.strip("[] \t") == ENTRY_POINT_GROUP
+        elif ours and "=" in plain and not plain.startswith(("#", ";")):
+            name, _, value = plain.partition("=")
+            points.append((name.strip(), value.partition("[")[0].strip()))
+    return points
+
+
+def _distributions() -> Iterator[tuple[str, _Reader]]:
+    """Yield the place of each distribution that is installed, and a function that reads its metadata's files.
+
+    Nearly all are folders on the path, and these are read without importlib.metadata, the import of which takes longer
+    than all else that loading plugins does.
+    """
     from importlib.machinery import PathFinder
 
-    if any(finder is not PathFinder and hasattr(finder, "find_distributions") for finder in sys.meta_path):
-        return True
-    return any(_names_plugin(folder or os.curdir) for folder in dict.fromkeys(sys.path))
+    folders: list[str] = []
+    is_plain = all(finder is PathFinder or not hasattr(finder, "find_distributions") for finder in sys.meta_path)
+    for place in dict.fromkeys(sys.path):
+        try:
+            with os.scandir(place or os.curdir) as entries:
+                found = [entry for entry in entries if entry.name.endswith((".dist-info", ".egg-info", ".egg"))]
+        except NotADirectoryError:
+            is_plain = False  # a zip file
+            continue
+        except OSError:
+            continue
+        is_plain = is_plain and not any(entry.name.endswith(".egg") for entry in found)
+        folders += [entry.path for entry in found]
+    if is_plain:
+        yield from ((folder, partial(_read_beside, folder)) for folder in folders)
+        return
+    import importlib.metadata
+
+    for distribution in importlib.metadata.distributions():
+        yield str(getattr(distribution, "_path", "an installed distribution")), distribution.read_text
 
 
-def _names_plugin(folder: str) -> bool:
-    """Tell whether a folder of the path may hold a distribution that names a plugin."""
+def _read_beside(folder: str, name: str) -> str | None:
+    """Return the content of a file of a distribution's metadata; None where there is none."""
     try:
-        with os.scandir(folder) as entries:
-            names = [entry.path for entry in entries if entry.name.endswith((".dist-info", ".egg-info", ".egg"))]
-    except NotADirectoryError:
-        return True  # a zip file: importlib.metadata knows how to look into it
-    except OSError:
-        return False
-    for name in names:
-        if name.endswith(".egg"):
-            return True
-        with contextlib.suppress(OSError), open(os.path.join(name, "entry_points.txt"), "rb") as file:  # noqa: PTH118, PTH123 # hundreds of times, in every command
-            if _GROUP_HEADER.search(file.read()):
-                return True
-    return False
+        with open(f"{folder}/{name}", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 # hundreds of times, in every command
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return None

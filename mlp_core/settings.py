@@ -46,6 +46,7 @@ _LEAST: Final[Mapping[str, int]] = {
     "package.max_mb": 1,
 }
 _GRAMMAR: Final = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
+_TABLE: Final = re.compile(rb"tool\s*\.\s*[\"']?mlp\b")
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off", ""})
 _EXPECTED: Final[Mapping[str, str]] = {
@@ -212,7 +213,7 @@ def find_sources(
             return given.with_table(folder, own, _read_toml(own))
         has_project = project.is_file()
         # Most files have no such table: parsing them to find out would cost more than reading them.
-        if has_project and b"mlp" in _read(project):
+        if has_project and _TABLE.search(_read(project)):
             table = _read_toml(project).get("tool", {}).get("mlp")
             if isinstance(table, dict):
                 return given.with_table(folder, project, table)
