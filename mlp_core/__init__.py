@@ -1,1 +1,70 @@
-"""mlp-core: flows, steps, parameters, artifacts and runs, on hooks that plugins implement."""
+"""mlp-core: flows, steps, parameters, artifacts and runs, on hooks that plugins implement.
+
+Everything public is here, and is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from mlp_core.api import FlowSpec, run, step
+    from mlp_core.builtin.options import catch, environment, formats, limit, resources, retry, timeout
+    from mlp_core.current import current
+    from mlp_core.errors import CaughtFailure, MlpError, RunFailed
+    from mlp_core.parameter_types import JSONType
+    from mlp_core.parameters import Parameter
+
+_HOMES: Final = {
+    "CaughtFailure": "mlp_core.errors",
+    "FlowSpec": "mlp_core.api",
+    "JSONType": "mlp_core.parameter_types",
+    "MlpError": "mlp_core.errors",
+    "Parameter": "mlp_core.parameters",
+    "RunFailed": "mlp_core.errors",
+    "catch": "mlp_core.builtin.options",
+    "current": "mlp_core.current",
+    "environment": "mlp_core.builtin.options",
+    "formats": "mlp_core.builtin.options",
+    "limit": "mlp_core.builtin.options",
+    "resources": "mlp_core.builtin.options",
+    "retry": "mlp_core.builtin.options",
+    "run": "mlp_core.api",
+    "step": "mlp_core.api",
+    "timeout": "mlp_core.builtin.options",
+}
+
+__all__ = [
+    "CaughtFailure",
+    "FlowSpec",
+    "JSONType",
+    "MlpError",
+    "Parameter",
+    "RunFailed",
+    "catch",
+    "current",
+    "environment",
+    "formats",
+    "limit",
+    "resources",
+    "retry",
+    "run",
+    "step",
+    "timeout",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used; AttributeError for any other."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'mlp_core' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names, imported or not."""
+    return sorted({*globals(), *__all__})

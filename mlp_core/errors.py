@@ -26,7 +26,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from mlp_hookspecs import Failure
 
 
 class MlpError(Exception):
@@ -160,10 +163,51 @@ class RunLocked(MlpError):  # noqa: N818 # as above
 
 
 class RunFailed(MlpError):  # noqa: N818 # as above
-    """A run ended because tasks failed."""
+    """A run ended because tasks failed.
+
+    Attributes
+    ----------
+    run_id : str
+        The run; empty where it is not known.
+    """
+
+    run_id: str = ""
 
 
 class RunCancelled(RunFailed):
     """A run was interrupted."""
 
     exit_status = 130
+
+
+class CaughtFailure(Exception):  # noqa: N818 # the field's word for what a step's @catch leaves behind
+    """What a caught failure leaves in the artifact that `@catch` names: always true, printable, loadable anywhere.
+
+    Attributes
+    ----------
+    kind : str
+        ``exception``, ``timeout``, ``killed``, ``exit`` and so on.
+    type : str
+        Dotted name of the exception's type; empty where there was none.
+    message : str
+        One line.
+    traceback : str
+        The user's frames as text.
+    """
+
+    def __init__(self, kind: str, type: str, message: str, traceback: str) -> None:  # noqa: A002 # Metaflow's word
+        """Make the record."""
+        super().__init__(kind, type, message, traceback)
+        self.kind = kind
+        self.type = type
+        self.message = message
+        self.traceback = traceback
+
+    @classmethod
+    def of(cls, failure: Failure) -> CaughtFailure:
+        """Return the record of a failure."""
+        return cls(failure.kind, failure.type, failure.message, failure.traceback)
+
+    def __str__(self) -> str:
+        """Return the message."""
+        return self.message

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import attrs
 
 from mlp_core.errors import NameRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MAX_LENGTH = 128
 """Characters in a name: room to spare for people, and within every file system's limit."""
@@ -69,6 +73,13 @@ def shown(text: str) -> str:
     """Return a refused text for a message: quoted, control characters escaped, shortened."""
     quoted = ascii(text)
     return quoted if len(quoted) <= 60 else f"{quoted[:56]}...' ({len(text)} characters)"  # noqa: PLR2004 # a line's worth
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return the known name that a misspelt one most likely means; empty where none is close."""
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(name, sorted(known), 1)), "")
 
 
 def new_run_id(now: float) -> str:

@@ -140,9 +140,9 @@ class Environment(Option):
 
     name: ClassVar[str] = "environment"
     levels: ClassVar[tuple[Literal["step", "flow"], ...]] = _BOTH
-    vars: Mapping[str, str] = attrs.field(factory=dict, converter=frozen_map)  # Metaflow's name
+    vars: Mapping[str, str] = attrs.field(factory=dict, converter=frozen_map)
 
-    @vars.validator
+    @vars.validator  # noqa: A003 # Metaflow calls them vars
     def _check(self, _attribute: attrs.Attribute[Any], value: Mapping[str, Any]) -> None:
         for name, text in value.items():
             if not name or "=" in name or "\0" in name:

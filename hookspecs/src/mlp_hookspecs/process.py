@@ -131,6 +131,16 @@ class WorkerLoop:
         """Tell that an attempt's process has ended, with the status as `os.waitstatus_to_exitcode` gives it."""
         self.call(lambda: self._finish(attempt_id, status))
 
+    def forget(self, attempt_id: str) -> None:
+        """Stop reading for an attempt that goes on elsewhere; nothing more is told of it from here."""
+
+        def drop() -> None:
+            attempt = self._attempts.get(attempt_id)
+            if attempt is not None:
+                self._drop(attempt)
+
+        self.call(drop)
+
     def has_started(self, attempt_id: str) -> bool:
         """Tell whether the attempt's worker has said that it began; True for one that has ended."""
         attempt = self._attempts.get(attempt_id)
@@ -402,6 +412,15 @@ def die_with_parent(sign: signal.Signals = signal.SIGKILL) -> None:
     lifeline = os.environ.get(LIFELINE_FD)
     if lifeline is not None:
         threading.Thread(target=_watch_lifeline, args=(int(lifeline), sign), daemon=True).start()
+
+
+def adopt_orphans() -> None:
+    """Become the parent of all descendants whose own parents end (Linux), so that `kill_tree` finds them."""
+    if platform.system() == "Linux":
+        import ctypes
+
+        set_child_subreaper = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
+        ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0)
 
 
 def _watch_lifeline(fd: int, sign: signal.Signals) -> None:

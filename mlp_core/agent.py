@@ -1,0 +1,67 @@
+"""How a worker starts on a host that is not the driver's: make the step's environment there, then become the worker.
+
+`python -P -m mlp_core.agent` speaks the same protocol as the worker: it reads the request, provisions, and replaces
+itself by the worker under the environment's interpreter; without an environment it is the worker.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from mlp_core.closure import ship_platform
+from mlp_core.folders import made_folder
+from mlp_core.hooks import build_worker_hooks
+from mlp_hookspecs import StepRequest, wire
+from mlp_hookspecs.process import MESSAGE_FD, die_with_parent
+
+if TYPE_CHECKING:
+    from mlp_hookspecs import EnvironmentLock
+
+
+def main() -> int:
+    """Make the environment of the request on standard input, and run its worker.
+
+    Returns
+    -------
+    int
+        The worker's exit status.
+    """
+    die_with_parent()
+    data = sys.stdin.buffer.read()
+    request = wire.loads(StepRequest, data)
+    environment = dict(os.environ)
+    python = sys.executable
+    if request.lock is not None:
+        python = _provision(request, request.lock, environment)
+    process = subprocess.Popen(
+        [python, "-P", "-m", "mlp_core.worker"],
+        stdin=subprocess.PIPE,
+        env=environment,
+        pass_fds=[int(os.environ[MESSAGE_FD])],
+    )
+    process.communicate(data)
+    return process.returncode if process.returncode >= 0 else _die_by(-process.returncode)
+
+
+def _provision(request: StepRequest, lock: EnvironmentLock, environment: dict[str, str]) -> str:
+    """Make the environment, add its variables, and return its interpreter."""
+    hooks, _ = build_worker_hooks(request.plugins, request.settings)
+    made = hooks.provision_environment(lock, made_folder("environments"))
+    environment.update(made.variables)
+    if not made.has_platform:
+        environment["PYTHONPATH"] = str(ship_platform(request.plugins))
+    return made.python
+
+
+def _die_by(number: int) -> int:
+    """End by the signal that ended the worker, so that the launcher sees the reason; return if that fails."""
+    sys.stdout.flush()
+    os.kill(os.getpid(), number)
+    return 128 + number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

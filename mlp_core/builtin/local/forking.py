@@ -1,0 +1,287 @@
+"""How the launcher talks to template processes: warm interpreters that have imported the flow and only ever fork.
+
+One template serves all tasks with the same interpreter, environment variables and working folder. The launcher sends
+a request with the writing ends of its pipes; the template forks, and tells process ids and exits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import attrs
+
+from mlp_hookspecs import Failure, LaunchRequest, wire
+from mlp_hookspecs.process import WorkerLoop, kill_tree, worker_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlp_core.builtin.local.launcher import Spawning
+    from mlp_hookspecs import WorkerCommand
+    from mlp_hookspecs.handles import LaunchSink
+
+HEADER_BYTES = 8
+"""A frame begins with two 4-byte big-endian lengths: of the attempt's id and of the request."""
+
+CONTROL_FD = "MLP_TEMPLATE_FD"
+TEMPLATE_MODULE = "mlp_core.builtin.local.template"
+
+_Key: TypeAlias = tuple[tuple[str, ...], tuple[tuple[str, str], ...], str | None]
+
+
+@attrs.define(eq=False)
+class _Child:
+    """An attempt in a template's care."""
+
+    request: LaunchRequest
+    template: Template
+    pid: int | None = None
+    deadline: float | None = None
+
+
+@attrs.define(eq=False)
+class Template:
+    """A template process."""
+
+    key: _Key
+    process: subprocess.Popen[bytes]
+    control: socket.socket
+    received: bytearray = attrs.field(factory=bytearray)
+    is_unsafe: bool = False
+
+
+class Forking:
+    """Starts attempts as forks of templates, and as fresh processes where a fork would not be safe.
+
+    Parameters
+    ----------
+    sink : LaunchSink
+        Where starts, logs and ends go.
+    start_timeout : float
+        Seconds after which a fork that has not said that it began is given up and started afresh.
+    spawning : type of Spawning
+        What starts fresh processes.
+    """
+
+    def __init__(self, sink: LaunchSink, start_timeout: float, spawning: Callable[[LaunchSink], Spawning]) -> None:
+        """Prepare."""
+        self._sink = sink
+        self._start_timeout = start_timeout
+        self._make_spawning = spawning
+        self._spawning: Spawning | None = None
+        self._loop = WorkerLoop(sink, on_end=self._ended)
+        self._loop.start()
+        self._templates: dict[_Key, Template] = {}
+        self._unsafe: set[_Key] = set()
+        self._children: dict[str, _Child] = {}
+        self._lock = threading.RLock()
+        self._closed = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="mlp-fork-watch", daemon=True)
+        self._watcher.start()
+
+    # ------------------------------------------------------------------------------------------------ starting
+
+    def submit(self, request: LaunchRequest) -> None:
+        """Start an attempt."""
+        key = _key(request.command)
+        if key in self._unsafe:
+            self._spawn(request)
+            return
+        pipes = [os.pipe() for _ in range(3)]
+        readers, writers = [pair[0] for pair in pipes], [pair[1] for pair in pipes]
+        self._loop.add(request.id, *readers)
+        try:
+            with self._lock:
+                template = self._templates.get(key)
+                if template is None:
+                    template = self._start_template(key, request.command, writers)
+                self._children[request.id] = _Child(request, template)
+            _send(template.control, request.id.encode(), wire.dumps(request.step), writers)
+        except OSError as error:
+            self._give_up(request.id, f"the template process could not take the attempt: {error}")
+        finally:
+            for fd in writers:
+                os.close(fd)
+
+    def _start_template(self, key: _Key, command: WorkerCommand, writers: list[int]) -> Template:
+        """Start a template; what it prints while it imports the flow goes to the log of the first attempt."""
+        ours, theirs = socket.socketpair()
+        environment = worker_environment(command.variables, command.unset)
+        environment[CONTROL_FD] = str(theirs.fileno())
+        try:
+            process = subprocess.Popen(
+                [command.argv[0], "-P", "-m", TEMPLATE_MODULE],
+                stdin=subprocess.DEVNULL,
+                stdout=writers[0],
+                stderr=writers[1],
+                env=environment,
+                cwd=command.cwd,
+                pass_fds=[theirs.fileno()],
+                process_group=0,
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        template = Template(key, process, ours)
+        self._templates[key] = template
+        self._loop.call(lambda: self._loop.watch(ours.fileno(), lambda: self._hear(template)))
+        return template
+
+    def _spawn(self, request: LaunchRequest) -> None:
+        """Start an attempt as a fresh process."""
+        with self._lock:
+            if self._spawning is None:
+                self._spawning = self._make_spawning(self._sink)
+        self._spawning.submit(request)
+
+    # ------------------------------------------------------------------------------------------------ hearing
+
+    def _hear(self, template: Template) -> None:
+        """Take in what a template says; runs in the loop's thread."""
+        try:
+            data = template.control.recv(1 << 16)
+        except OSError:
+            data = b""
+        if not data:
+            self._lose(template)
+            return
+        template.received += data
+        *lines, rest = bytes(template.received).split(b"\n")
+        template.received = bytearray(rest)
+        for line in lines:
+            self._understand(template, json.loads(line))
+
+    def _understand(self, template: Template, message: dict[str, Any]) -> None:
+        """Act on one message."""
+        with self._lock:
+            if "forked" in message:
+                child = self._children.get(message["forked"])
+                if child is not None:
+                    child.pid = message["pid"]
+                    child.deadline = time.monotonic() + self._start_timeout
+            elif "exited" in message:
+                self._loop.exited(message["exited"], message["status"])
+            elif "unsafe" in message:
+                template.is_unsafe = True
+                self._unsafe.add(template.key)
+                self._respawn(
+                    template, f"tasks run in fresh processes, since forking is not safe here: {message['unsafe']}"
+                )
+
+    def _respawn(self, template: Template, reason: str) -> None:
+        """Start a template's attempts as fresh processes."""
+        waiting = [child.request for child in self._children.values() if child.template is template]
+        for number, request in enumerate(waiting):
+            del self._children[request.id]
+            self._loop.forget(request.id)
+            if number == 0:
+                self._sink.log(request.id, "stderr", f"note: {reason}\n".encode())
+            self._spawn(request)
+
+    def _lose(self, template: Template) -> None:
+        """Take in that a template has ended: so have its attempts."""
+        self._loop.unwatch(template.control.fileno())
+        template.control.close()
+        status = template.process.wait()
+        with self._lock:
+            self._templates.pop(template.key, None)
+            left = [attempt_id for attempt_id, child in self._children.items() if child.template is template]
+        kill_tree(template.process.pid)
+        for attempt_id in left:
+            self._loop.exited(attempt_id, status or 1)
+
+    def _give_up(self, attempt_id: str, reason: str) -> None:
+        """Tell that an attempt could not be started."""
+        with self._lock:
+            self._children.pop(attempt_id, None)
+        self._loop.forget(attempt_id)
+        self._sink.lost(attempt_id, Failure("system", reason))
+
+    def _ended(self, attempt_id: str) -> None:
+        """Forget an attempt."""
+        with self._lock:
+            self._children.pop(attempt_id, None)
+
+    # ------------------------------------------------------------------------------------------------ watching
+
+    def _watch(self) -> None:
+        """Give up forks that do not begin: a lock that was held when they were made may never be released in them."""
+        while not self._closed.wait(min(1.0, self._start_timeout / 4)):
+            now = time.monotonic()
+            with self._lock:
+                late = [
+                    (attempt_id, child)
+                    for attempt_id, child in self._children.items()
+                    if child.deadline is not None and now > child.deadline and not self._loop.has_started(attempt_id)
+                ]
+                for attempt_id, _ in late:
+                    del self._children[attempt_id]
+            for attempt_id, child in late:
+                self._loop.forget(attempt_id)
+                if child.pid is not None:
+                    kill_tree(child.pid)
+                note = f"note: the forked task gave no sign for {self._start_timeout:g} s and is started afresh\n"
+                self._sink.log(attempt_id, "stderr", note.encode())
+                self._spawn(child.request)
+
+    # ------------------------------------------------------------------------------------------------ ending
+
+    def is_there(self, attempt_id: str) -> bool:
+        """Tell whether an attempt has not ended."""
+        with self._lock:
+            if attempt_id in self._children:
+                return True
+            return self._spawning is not None and self._spawning.is_there(attempt_id)
+
+    def signal(self, attempt_id: str, sign: signal.Signals) -> bool:
+        """Signal an attempt."""
+        with self._lock:
+            child = self._children.get(attempt_id)
+        if child is None:
+            return self._spawning is not None and self._spawning.signal(attempt_id, sign)
+        if child.pid is None:
+            # Not forked yet: the template is still importing. Nothing of the attempt runs, but what it waits for does.
+            kill_tree(child.template.process.pid, sign)
+        elif sign is signal.SIGKILL:
+            kill_tree(child.pid)
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, sign)
+        return True
+
+    def close(self) -> None:
+        """End the templates and all that they started."""
+        self._closed.set()
+        self._watcher.join()
+        with self._lock:
+            templates = list(self._templates.values())
+        for template in templates:
+            kill_tree(template.process.pid)
+            template.process.wait()
+        self._loop.close()
+        for template in templates:
+            template.control.close()
+        if self._spawning is not None:
+            self._spawning.close()
+
+
+def _key(command: WorkerCommand) -> _Key:
+    """Return what decides whether two attempts can share a template."""
+    return command.argv, tuple(sorted(command.variables.items())), command.cwd
+
+
+def _send(control: socket.socket, attempt_id: bytes, payload: bytes, fds: list[int]) -> None:
+    """Send a request with its descriptors."""
+    header = len(attempt_id).to_bytes(4, "big") + len(payload).to_bytes(4, "big")
+    socket.send_fds(control, [header], fds)
+    control.sendall(attempt_id + payload)

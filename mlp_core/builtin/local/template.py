@@ -1,0 +1,282 @@
+"""The template process: it imports the flow once, never runs a step, and forks for each task.
+
+`python -P -m mlp_core.builtin.local.template`, with the control socket's descriptor in ``MLP_TEMPLATE_FD``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import faulthandler
+import gc
+import importlib
+import json
+import os
+import platform
+import random
+import selectors
+import signal
+import socket
+import sys
+import threading
+import warnings
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from mlp_core.builtin.local.forking import CONTROL_FD, HEADER_BYTES
+from mlp_hookspecs import CodeWarning, StepRequest, wire
+from mlp_hookspecs.process import MessageWriter, adopt_orphans, die_with_parent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mlp_hookspecs import StepOutcome
+
+ENTRY = "mlp_core.worker:prepare"
+
+_UNSAFE_THREADS = ("grpc", "polars", "rayon", "tokio", "torch", "tensorflow", "jax", "ray")
+"""What the names of threads begin with that do not survive a fork."""
+
+
+def main() -> int:
+    """Serve until the launcher closes the control socket.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
+    die_with_parent(signal.SIGTERM)
+    adopt_orphans()
+    faulthandler.enable()
+    control = socket.socket(fileno=int(os.environ.pop(CONTROL_FD)))
+    control.set_inheritable(False)  # the standard library's signature
+    first = _receive(control)
+    if first is None:
+        return 0
+    _extend_path()
+    module, _, name = ENTRY.partition(":")
+    prepared = getattr(importlib.import_module(module), name)(wire.loads(StepRequest, first[1]))
+    _warn_of_generators()
+    reason = why_unsafe()
+    if reason:
+        control.sendall(json.dumps({"unsafe": reason}).encode() + b"\n")
+        return 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+    os.dup2(devnull, 2)
+    os.close(devnull)
+    gc.collect()
+    gc.freeze()
+    Server(control, prepared).serve(first)
+    return 0
+
+
+class Server:
+    """Forks, and tells who has ended.
+
+    Parameters
+    ----------
+    control : socket.socket
+        The connection with the launcher.
+    prepared : callable
+        Runs a request.
+    """
+
+    def __init__(self, control: socket.socket, prepared: Callable[[StepRequest], StepOutcome]) -> None:
+        """Prepare the signals."""
+        self._control = control
+        self._prepared = prepared
+        self._children: dict[int, str] = {}
+        self._wake_read, wake_write = os.pipe()
+        for fd in (self._wake_read, wake_write):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.signal(signal.SIGTERM, lambda _number, _frame: self._end())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def serve(self, first: tuple[str, bytes, Sequence[int]]) -> None:
+        """Fork for the first request and all that follow."""
+        self._fork(*first)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._control, selectors.EVENT_READ)
+            selector.register(self._wake_read, selectors.EVENT_READ)
+            while True:
+                for key, _ in selector.select():
+                    if key.fileobj is self._control:
+                        request = _receive(self._control)
+                        if request is None:
+                            self._end()
+                        self._fork(*request)
+                    else:
+                        with contextlib.suppress(BlockingIOError):
+                            os.read(self._wake_read, 4096)
+                        self._reap()
+
+    def _fork(self, attempt_id: str, payload: bytes, fds: Sequence[int]) -> None:
+        """Fork for one request."""
+        with warnings.catch_warnings():
+            # Python 3.12 warns of a fork beside threads; `why_unsafe` has looked at them by name.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if pid == 0:
+            self._become_task(payload, fds)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.setpgid(pid, pid)  # here and in the child, so that neither can be too early
+        for fd in fds:
+            os.close(fd)
+        self._children[pid] = attempt_id
+        self._tell({"forked": attempt_id, "pid": pid})
+
+    def _become_task(self, payload: bytes, fds: Sequence[int]) -> NoReturn:
+        """Run one request in a forked child, and end."""
+        status = 1
+        try:
+            _enter_task(fds)
+            self._control.close()
+            messages = MessageWriter(fds[2])
+            messages.send({"started": {"host": platform.node(), "pid": os.getpid()}})
+            outcome = self._prepared(wire.loads(StepRequest, payload))
+            _leave_task()
+            messages.send({"outcome": wire.encode(outcome)})
+            status = 0
+        except BaseException:  # noqa: BLE001 # nothing may leave this function: the template's own code would go on
+            sys.excepthook(*sys.exc_info())
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.flush()
+        finally:
+            os._exit(status)
+
+    def _reap(self) -> None:
+        """Tell of the children that have ended, having killed what they left behind."""
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None:
+                return
+            pid = ended.si_pid
+            # Before it is reaped, its number cannot belong to anybody else.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+            _, status = os.waitpid(pid, 0)
+            attempt_id = self._children.pop(pid, None)
+            if attempt_id is not None:
+                self._tell({"exited": attempt_id, "status": os.waitstatus_to_exitcode(status)})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        """Send one message to the launcher."""
+        self._control.sendall(json.dumps(message).encode() + b"\n")
+
+    def _end(self) -> NoReturn:
+        """Kill all children, and end."""
+        for pid in self._children:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+        os._exit(0)
+
+
+def _enter_task(fds: Sequence[int]) -> None:
+    """Make a forked child a process of its own: group, signals, streams, random state."""
+    os.setpgid(0, 0)
+    parent = os.getppid()
+    die_with_parent()
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    if os.getppid() != parent:  # it died before it could be asked to tell of its death
+        os._exit(1)
+    os.dup2(fds[0], 1)
+    os.dup2(fds[1], 2)
+    os.close(fds[0])
+    os.close(fds[1])
+    os.environ["MLP_WORKER_FD"] = str(fds[2])
+    # What was registered while the flow was imported is the template's; the task runs what it registers itself.
+    atexit._clear()  # noqa: SLF001 # there is no public way
+    random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+def _leave_task() -> None:
+    """Do what an interpreter does at its end, as far as it concerns the task."""
+    if threading.active_count() > 1:
+        threading._shutdown()  # type: ignore[attr-defined] # noqa: SLF001 # waits for threads as at exit
+    atexit._run_exitfuncs()  # noqa: SLF001 # as above
+    weakref.finalize._exitfunc()  # type: ignore[attr-defined] # noqa: SLF001 # removes temporary folders
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def why_unsafe() -> str:
+    """Return why this process must not be forked; empty where it may be.
+
+    A thread of a library that does not expect a fork may hold a lock that is then never released. Threads of numeric
+    libraries that register fork handlers carry the interpreter's own name and pass.
+    """
+    others = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if others:
+        return f"importing the flow started the thread {others[0]!r}"
+    tasks = Path("/proc/self/task")
+    if not tasks.is_dir():
+        return ""
+    for task in tasks.iterdir():
+        with contextlib.suppress(OSError):
+            name = (task / "comm").read_text().strip()
+            if name.lower().startswith(_UNSAFE_THREADS):
+                return f"importing the flow started the thread {name!r}"
+    return ""
+
+
+def _warn_of_generators() -> None:
+    """Warn of random generators that all tasks would inherit in the same state."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None) or ""
+        if "site-packages" in file or file.startswith((sys.prefix, sys.base_prefix)) or name.startswith("mlp_"):
+            continue
+        for variable, value in list(vars(module).items()) if hasattr(module, "__dict__") else ():
+            kind = f"{type(value).__module__}.{type(value).__qualname__}"
+            if kind in ("random.Random", "numpy.random._generator.Generator", "numpy.random.mtrand.RandomState"):
+                warnings.warn_explicit(
+                    f"{variable} is a random generator made when the file is imported: every task begins with it in the"
+                    " same state; make it in the step",
+                    CodeWarning,
+                    file,
+                    0,
+                )
+
+
+def _extend_path() -> None:
+    """Add the folders that the driver's path had on its own."""
+    for folder in os.environ.get("MLP_WORKER_PATH", "").split(os.pathsep):
+        if folder and folder not in sys.path:
+            sys.path.append(folder)
+
+
+def _receive(control: socket.socket) -> tuple[str, bytes, Sequence[int]] | None:
+    """Return the next request with its descriptors; None where the launcher has gone."""
+    header, fds, _, _ = socket.recv_fds(control, HEADER_BYTES, 3)
+    if not header:
+        return None
+    while len(header) < HEADER_BYTES:
+        header += control.recv(HEADER_BYTES - len(header))
+    id_size, payload_size = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:], "big")
+    data = bytearray()
+    while len(data) < id_size + payload_size:
+        piece = control.recv(min(1 << 20, id_size + payload_size - len(data)))
+        if not piece:
+            return None
+        data += piece
+    for fd in fds:
+        os.set_inheritable(fd, False)  # noqa: FBT003 # the standard library's signature
+    return bytes(data[:id_size]).decode(), bytes(data[id_size:]), fds
+
+
+if __name__ == "__main__":
+    sys.exit(main())

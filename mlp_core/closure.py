@@ -1,0 +1,109 @@
+"""How the platform travels: its pure-Python packages in one folder, for interpreters that do not have them.
+
+What the worker needs beyond these packages (attrs, pluggy, cloudpickle) is part of every environment's requirement.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mlp_core.errors import PluginError
+from mlp_core.folders import made_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mlp_hookspecs import PluginId
+
+FLOORS: Final = ("attrs>=23.2", "cloudpickle>=3.0", "packaging>=23.0", "pluggy>=1.7")
+"""What a worker imports beside the standard library and the platform's own packages."""
+
+_OWN: Final = (("mlp-core", "mlp_core"), ("mlp-hookspecs", "mlp_hookspecs"))
+_METADATA: Final = ("METADATA", "entry_points.txt")
+
+
+def ship_platform(plugins: Sequence[PluginId]) -> Path:
+    """Return a folder that makes the worker and plugins importable, made if absent.
+
+    Parameters
+    ----------
+    plugins : sequence of PluginId
+        The plugins that the worker needs.
+
+    Returns
+    -------
+    pathlib.Path
+        A folder for ``PYTHONPATH``; the same packages give the same folder.
+
+    Raises
+    ------
+    PluginError
+        Where a plugin has compiled modules, which fit one interpreter only.
+    """
+    packages = [*_OWN, *((plugin.distribution, _package_of(plugin)) for plugin in plugins)]
+    folders = {package: _folder_of(package) for _, package in packages}
+    manifest = [(package, name, size, time) for package, root in folders.items() for name, size, time in _stat(root)]
+    digest = hashlib.sha256(json.dumps([packages, manifest]).encode()).hexdigest()[:32]
+    target = made_folder("platform") / digest
+    if target.is_dir():
+        return target
+    with tempfile.TemporaryDirectory(dir=target.parent) as staging:
+        made = Path(staging) / "made"
+        for distribution, package in packages:
+            shutil.copytree(folders[package], made / package, ignore=shutil.ignore_patterns("__pycache__"))
+            _copy_metadata(distribution, made)
+        try:
+            made.rename(target)
+        except OSError:
+            if not target.is_dir():  # somebody else made it meanwhile
+                raise
+    return target
+
+
+def _package_of(plugin: PluginId) -> str:
+    """Return the top-level package of a plugin's entry point."""
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group="mlp", name=plugin.name):
+        return point.module.partition(".")[0]
+    raise PluginError(f"plugin {plugin} has no entry point, so it cannot be shipped")
+
+
+def _folder_of(package: str) -> Path:
+    """Return the folder of an importable package."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise PluginError(f"the package {package} is no folder, so it cannot be shipped")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _stat(root: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield name, size and time of a package's files."""
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        for name in sorted(names):
+            path = Path(folder, name)
+            if path.suffix in (".so", ".pyd"):
+                raise PluginError(f"{path.name} of the package {root.name} is compiled, so it cannot be shipped")
+            info = path.stat()
+            yield path.relative_to(root).as_posix(), info.st_size, info.st_mtime_ns
+
+
+def _copy_metadata(distribution: str, made: Path) -> None:
+    """Write what importlib.metadata reads of a distribution."""
+    from importlib.metadata import distribution as find
+
+    found = find(distribution)
+    folder = made / f"{distribution.replace('-', '_')}-{found.version}.dist-info"
+    folder.mkdir(exist_ok=True)
+    for name in _METADATA:
+        text = found.read_text(name)
+        if text is not None:
+            (folder / name).write_text(text, encoding="utf-8")

@@ -1,0 +1,29 @@
+"""Where this host keeps what can be made again: environments, the platform's packages, unpacked code."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from mlp_core.store.verified import cache_folder
+
+
+def made_folder(name: str) -> Path:
+    """Return a folder of this user's for things that can be made again.
+
+    Parameters
+    ----------
+    name : str
+        What it holds.
+
+    Returns
+    -------
+    pathlib.Path
+        In the user's cache or, for users without a home, in the system's temporary folder; made if absent, for nobody
+        else to read.
+    """
+    base = cache_folder() or Path(tempfile.gettempdir()) / f"mlp-{os.getuid()}"
+    folder = base / name
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder

@@ -1,0 +1,183 @@
+"""Which ready tasks may start now: resources, the bound on workers, and the limits of steps; pure decisions."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from typing import TYPE_CHECKING
+
+import attrs
+
+from mlp_hookspecs import Resources
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+@attrs.frozen
+class Demand:
+    """What a ready attempt asks for.
+
+    Attributes
+    ----------
+    id : str
+        The attempt.
+    step : str
+        Its step.
+    launcher : str
+        Its launcher.
+    resources : Resources
+        What it asks for.
+    """
+
+    id: str
+    step: str
+    launcher: str
+    resources: Resources
+
+
+@attrs.frozen
+class Machine:
+    """What the driver's host has to give.
+
+    Attributes
+    ----------
+    cpu : float
+        Cores.
+    memory_mb : int
+        Mebibytes; 0 where the system cannot tell.
+    """
+
+    cpu: float
+    memory_mb: int
+
+    @classmethod
+    def measure(cls) -> Machine:
+        """Measure this host."""
+        try:
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+        except (ValueError, OSError):
+            memory = 0
+        return cls(usable_cores(), memory)
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Admission:
+    """The queue of ready attempts.
+
+    Parameters
+    ----------
+    machine : Machine
+        What attempts on the driver's host share.
+    max_workers : int or None
+        At most so many attempts at once, wherever they run.
+    limits : mapping of str to int
+        At most so many attempts of a step at once.
+    capacities : mapping of str to int or None
+        For each launcher beyond the driver's host, how many attempts it takes; launchers that are not named share
+        the driver's host.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        *,
+        max_workers: int | None,
+        limits: Mapping[str, int],
+        capacities: Mapping[str, int | None],
+    ) -> None:
+        """Begin with an empty queue."""
+        self._machine = machine
+        self._max_workers = max_workers
+        self._limits = limits
+        self._capacities = capacities
+        self._waiting: dict[tuple[str, str, float, int], deque[Demand]] = {}
+        self._order: dict[str, int] = {}
+        self._count = 0
+        self._running: dict[str, Demand] = {}
+        self._by_step: dict[str, int] = {}
+        self._by_launcher: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        """Return how many attempts wait."""
+        return len(self._order)
+
+    @property
+    def running(self) -> int:
+        """How many attempts have been admitted and not released."""
+        return len(self._running)
+
+    def running_demands(self) -> Sequence[Demand]:
+        """Return the attempts that have been admitted and not released."""
+        return list(self._running.values())
+
+    def add(self, demand: Demand) -> None:
+        """Queue an attempt."""
+        self._waiting.setdefault(_shape(demand), deque()).append(demand)
+        self._order[demand.id] = self._count
+        self._count += 1
+
+    def admit(self) -> Sequence[Demand]:
+        """Return the attempts that may start, oldest first, and count them as running."""
+        admitted = []
+        while (demand := self._next()) is not None:
+            self._start(demand)
+            admitted.append(demand)
+        return admitted
+
+    def release(self, attempt_id: str) -> None:
+        """Give back what an admitted attempt held."""
+        demand = self._running.pop(attempt_id)
+        self._by_step[demand.step] -= 1
+        self._by_launcher[demand.launcher] -= 1
+
+    def drop_waiting(self) -> None:
+        """Forget all that wait."""
+        self._waiting.clear()
+        self._order.clear()
+
+    def _next(self) -> Demand | None:
+        """Return the oldest attempt that fits; of one shape only the oldest need be looked at."""
+        if self._max_workers is not None and len(self._running) >= self._max_workers:
+            return None
+        fitting = [queue[0] for queue in self._waiting.values() if queue and self._fits(queue[0])]
+        return min(fitting, key=lambda demand: self._order[demand.id], default=None)
+
+    def _start(self, demand: Demand) -> None:
+        """Move an attempt from the queue to the running ones."""
+        shape = _shape(demand)
+        queue = self._waiting[shape]
+        queue.popleft()
+        if not queue:
+            del self._waiting[shape]
+        del self._order[demand.id]
+        self._running[demand.id] = demand
+        self._by_step[demand.step] = self._by_step.get(demand.step, 0) + 1
+        self._by_launcher[demand.launcher] = self._by_launcher.get(demand.launcher, 0) + 1
+
+    def _fits(self, demand: Demand) -> bool:
+        """Tell whether an attempt may start beside those that run."""
+        limit = self._limits.get(demand.step)
+        if limit is not None and self._by_step.get(demand.step, 0) >= limit:
+            return False
+        if demand.launcher in self._capacities:
+            capacity = self._capacities[demand.launcher]
+            return capacity is None or self._by_launcher.get(demand.launcher, 0) < capacity
+        here = [d for d in self._running.values() if d.launcher not in self._capacities]
+        # What asks for more than the machine has runs alone, rather than never.
+        if not here:
+            return True
+        cpu = sum(d.resources.cpu for d in here) + demand.resources.cpu
+        memory = sum(d.resources.memory_mb for d in here) + demand.resources.memory_mb
+        return cpu <= self._machine.cpu and (self._machine.memory_mb == 0 or memory <= self._machine.memory_mb)
+
+
+def _shape(demand: Demand) -> tuple[str, str, float, int]:
+    """Return what decides whether an attempt fits: attempts of one shape fit alike."""
+    return demand.step, demand.launcher, demand.resources.cpu, demand.resources.memory_mb

@@ -1,0 +1,496 @@
+"""How a run goes on: one loop that launches what is ready, commits what has ended, and starts what follows from it.
+
+Each turn takes all messages that are there. What ended is committed as one group, and nothing downstream of it starts
+before that; attempts that were ready already need not wait for it and are launched first.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from collections import deque
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Literal
+
+import attrs
+
+from mlp_core.errors import MlpError
+from mlp_core.hooks import Hooks
+from mlp_core.runner.admission import Admission, Demand, Machine
+from mlp_core.runner.inbox import Ended, Inbox, Logged, Message, Signalled, Started
+from mlp_core.runner.requests import RunSetup, StepSetup, launch_request
+from mlp_core.scheduler import ReadyTask, Scheduler
+from mlp_core.settings import Settings
+from mlp_core.store.records import AttemptFinished, AttemptStarted, Record, RunEnded, TaskReused
+from mlp_hookspecs import ArtifactRef, Failure, ForeachFrame, Resources, StepOutcome, TaskInput, TaskKey
+from mlp_hookspecs.handles import Launcher
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from mlp_core.runner.progress import Progress
+    from mlp_core.runner.reuse import Reuse
+    from mlp_core.store import RunWriter
+    from mlp_hookspecs import FlowGraph
+
+GRACE_SECONDS = 5.0
+"""How long workers have to end when the run is interrupted."""
+
+_FLUSH_SECONDS = 1.0
+_TAIL_BYTES = 2000
+
+
+@attrs.frozen
+class TaskFailure:
+    """A task that failed for good.
+
+    Attributes
+    ----------
+    key : TaskKey
+        The task.
+    attempt : int
+        Its last attempt.
+    failure : Failure
+        Why.
+    log_tail : str
+        The end of what it printed.
+    """
+
+    key: TaskKey
+    attempt: int
+    failure: Failure
+    log_tail: str = ""
+
+
+@attrs.frozen
+class Ending:
+    """How a run ended.
+
+    Attributes
+    ----------
+    status : {"succeeded", "failed", "cancelled"}
+        How.
+    message : str
+        One line on the reason of a failure.
+    failures : tuple of TaskFailure
+        Every task that failed for good.
+    """
+
+    status: Literal["succeeded", "failed", "cancelled"]
+    message: str = ""
+    failures: tuple[TaskFailure, ...] = ()
+
+
+@attrs.define
+class _Attempt:
+    """An attempt that waits or runs."""
+
+    task: ReadyTask
+    number: int
+    caught: Failure | None = None
+    timed_out: bool = False
+    tail: deque[bytes] = attrs.field(factory=lambda: deque(maxlen=8))
+
+
+@attrs.frozen
+class _Done:
+    """A finished task, as far as others read from it."""
+
+    artifacts: Mapping[str, ArtifactRef]
+    frames: tuple[ForeachFrame, ...]
+
+
+@attrs.define
+class _Window:
+    """The launchers in use."""
+
+    hooks: Hooks
+    settings: Settings
+    inbox: Inbox
+    stack: ExitStack
+    opened: dict[str, Launcher] = attrs.field(factory=dict)
+
+    def get(self, name: str) -> Launcher:
+        """Return a launcher, opened."""
+        launcher = self.opened.get(name)
+        if launcher is None:
+            launcher = self.stack.enter_context(self.hooks.open_launcher(name, self.settings, self.inbox))
+            self.opened[name] = launcher
+        return launcher
+
+
+class Driver:
+    """Runs one flow once.
+
+    Parameters
+    ----------
+    graph : FlowGraph
+        The flow's graph.
+    setup : RunSetup
+        What all tasks have in common.
+    steps : mapping of str to StepSetup
+        What all tasks of each step have in common.
+    writer : RunWriter
+        The run's journal and logs.
+    hooks : Hooks
+        The plugins.
+    settings : Settings
+        The settings.
+    progress : Progress
+        Where to report.
+    reuse : Reuse
+        What an earlier run has done already.
+    """
+
+    def __init__(  # noqa: PLR0913 # all keyword-only, made in one place
+        self,
+        *,
+        graph: FlowGraph,
+        setup: RunSetup,
+        steps: Mapping[str, StepSetup],
+        writer: RunWriter,
+        hooks: Hooks,
+        settings: Settings,
+        progress: Progress,
+        reuse: Reuse,
+    ) -> None:
+        """Prepare a run that has not begun."""
+        self.inbox = Inbox()
+        self._hooks = hooks
+        self._setup = setup
+        self._steps = steps
+        self._writer = writer
+        self._progress = progress
+        self._reuse = reuse
+        self._scheduler = Scheduler(graph)
+        self._windows = _Window(hooks, settings, self.inbox, ExitStack())
+        self._max_workers: int | None = settings["run.max_workers"]
+        self._attempts: dict[str, _Attempt] = {}
+        self._done: dict[TaskKey, _Done] = {}
+        self._timers: list[tuple[float, int, str, str]] = []
+        self._timer_numbers = itertools.count()
+        self._failures: list[TaskFailure] = []
+        self._cancelled = False
+        self._delayed = 0
+        self._tasks = 0
+        self._unflushed_since: float | None = None
+
+    def run(self) -> Ending:
+        """Run to the end.
+
+        Returns
+        -------
+        Ending
+            How it ended; the record of it is durable.
+
+        Raises
+        ------
+        StoreError
+            Where the journal could not be written: the run is then as good as killed, and can be resumed.
+        MlpError
+            Where a launcher could not be opened; no task has started then.
+        """
+        with self._windows.stack:
+            self._admission = self._open_launchers()
+            self._add_ready([self._scheduler.begin()])
+            self._launch()
+            while self._attempts_live():
+                self._turn(self.inbox.wait(self._timeout()))
+        ending = self._ending()
+        self._writer.write([RunEnded(ending.status, ending.message, time.time(), self._tasks)], sync=True)
+        self._progress.run_finished(ending.status, ending.message)
+        return ending
+
+    # ------------------------------------------------------------------------------------------------ a turn
+
+    def _turn(self, messages: Sequence[Message]) -> None:
+        """Take in what has happened, and do what follows."""
+        ended: list[tuple[_Attempt, StepOutcome]] = []
+        for message in messages:
+            match message:
+                case Logged():
+                    self._log(message)
+                case Started():
+                    self._started(message)
+                case Ended():
+                    ended.append(self._take(message))
+                case Signalled():
+                    self._interrupt()
+        self._fire_timers()
+        self._flush_logs()
+        decided = [(attempt, outcome, self._decide(attempt, outcome)) for attempt, outcome in ended]
+        self._launch()
+        if decided:
+            self._commit(decided)
+            self._launch()
+
+    def _take(self, message: Ended) -> tuple[_Attempt, StepOutcome]:
+        """Free what an attempt held, and return how it ended."""
+        attempt = self._attempts.pop(message.attempt_id)
+        self._admission.release(message.attempt_id)
+        result = message.result
+        outcome = StepOutcome("failed", failure=result) if isinstance(result, Failure) else result
+        failure = outcome.failure
+        if failure is not None and attempt.timed_out and failure.kind in ("killed", "cancelled", "exit"):
+            limit = self._steps[attempt.task.key.step].planned.plan.timeout_seconds
+            outcome = attrs.evolve(outcome, failure=Failure("timeout", f"the attempt took longer than {limit:g} s"))
+        elif failure is not None and self._cancelled and failure.kind in ("killed", "exit"):
+            outcome = attrs.evolve(outcome, failure=Failure("cancelled", "the run was interrupted"))
+        return attempt, outcome
+
+    def _decide(self, attempt: _Attempt, outcome: StepOutcome) -> _Attempt | None:
+        """Return the attempt that follows a failed one; note a final failure, which stops new work."""
+        if outcome.status != "failed":
+            return None
+        step = self._steps[attempt.task.key.step]
+        failure = outcome.failure or Failure("system", "the worker gave no reason")
+        if not self._stopping:
+            if attempt.number < step.max_retries:
+                return _Attempt(attempt.task, attempt.number + 1)
+            if step.planned.plan.catch is not None and attempt.caught is None:
+                return _Attempt(attempt.task, attempt.number + 1, caught=failure)
+        tail = b"".join(attempt.tail)[-_TAIL_BYTES:].decode(errors="replace")
+        self._failures.append(TaskFailure(attempt.task.key, attempt.number, failure, tail))
+        self._admission.drop_waiting()
+        return None
+
+    def _commit(self, decided: Sequence[tuple[_Attempt, StepOutcome, _Attempt | None]]) -> None:
+        """Make ends durable, then start what follows from them."""
+        now = time.time()
+        records: list[Record] = [
+            AttemptFinished(
+                attempt.task.key,
+                attempt.number,
+                outcome,
+                will_retry=again is not None,
+                parents=attempt.task.parents,
+                frames=_bare(attempt.task.frames),
+                time=now,
+            )
+            for attempt, outcome, again in decided
+        ]
+        self._writer.write(records, sync=True)
+        for attempt, outcome, again in decided:
+            self._progress.task_finished(attempt.task.key, attempt.number, outcome, again is not None)
+            if again is not None:
+                self._delay(again)
+            elif outcome.status != "failed":
+                self._add_ready(self._finish(attempt.task, outcome))
+
+    def _finish(self, task: ReadyTask, outcome: StepOutcome) -> Sequence[ReadyTask]:
+        """Take in a task's result, and return what is ready now."""
+        self._tasks += 1
+        inherited = self._inherited(task)
+        artifacts = inherited
+        if outcome.assigned or outcome.removed:
+            kept = {name: ref for name, ref in inherited.items() if name not in outcome.removed}
+            artifacts = {**kept, **outcome.assigned}
+        self._done[task.key] = _Done(artifacts, task.frames)
+        return self._scheduler.finished(task, outcome.transition)
+
+    def _inherited(self, task: ReadyTask) -> Mapping[str, ArtifactRef]:
+        """Return what a task sees of its parents before it runs."""
+        if not task.parents or self._steps[task.key.step].planned.node.is_join:
+            return {**self._setup.parameters}
+        return self._done[task.parents[0]].artifacts
+
+    # ------------------------------------------------------------------------------------------------ starting
+
+    def _open_launchers(self) -> Admission:
+        """Open every launcher that the flow names, so that one that cannot be reached is found before any task."""
+        capacities: dict[str, int | None] = {}
+        for name in {step.launcher for step in self._steps.values()}:
+            launcher = self._windows.get(name)
+            if not self._hooks.backend("launcher", name).shares_driver_host:
+                capacities[name] = launcher.capacity()
+        limits = {
+            name: step.planned.plan.concurrency
+            for name, step in self._steps.items()
+            if step.planned.plan.concurrency is not None
+        }
+        return Admission(Machine.measure(), max_workers=self._max_workers, limits=limits, capacities=capacities)
+
+    def _add_ready(self, tasks: Iterable[ReadyTask]) -> None:
+        """Queue tasks; those that an earlier run has done are finished at once, with all that follows from them."""
+        if self._stopping:
+            return
+        waiting = deque(tasks)
+        reused: list[Record] = []
+        while waiting:
+            task = waiting.popleft()
+            found = self._reuse.find(task)
+            if found is None:
+                self._queue(_Attempt(task, 0))
+                continue
+            origin, outcome = found
+            frames = _bare(task.frames)
+            reused.append(TaskReused(task.key, origin, outcome, task.parents, frames, time.time()))
+            self._progress.task_reused(task.key, origin)
+            waiting.extend(self._finish(task, outcome))
+        if reused:
+            self._writer.write(reused, sync=True)
+
+    def _queue(self, attempt: _Attempt) -> None:
+        """Queue an attempt for admission."""
+        key = attempt.task.key
+        step = self._steps[key.step]
+        attempt_id = f"{key.path}/{attempt.number}"
+        self._attempts[attempt_id] = attempt
+        resources = step.planned.plan.resources or Resources()
+        self._admission.add(Demand(attempt_id, key.step, step.launcher, resources))
+
+    def _launch(self) -> None:
+        """Start what is admitted, in one batch for each launcher."""
+        if self._stopping:
+            return
+        batches: dict[str, list[_Attempt]] = {}
+        for demand in self._admission.admit():
+            batches.setdefault(demand.launcher, []).append(self._attempts[demand.id])
+        now = time.time()
+        for name, attempts in batches.items():
+            records: list[Record] = [AttemptStarted(a.task.key, a.number, name, now) for a in attempts]
+            # Not synced: a start that a power cut takes away is a task that did not happen.
+            self._writer.write(records, sync=False)
+            for attempt in attempts:
+                self._progress.task_started(attempt.task.key, attempt.number)
+            self._start(name, attempts)
+
+    def _start(self, name: str, attempts: Sequence[_Attempt]) -> None:
+        """Hand a batch to its launcher; a batch that it refuses is lost."""
+        requests = []
+        for attempt in attempts:
+            step = self._steps[attempt.task.key.step]
+            inputs = self._inputs(attempt.task)
+            requests.append(launch_request(self._setup, step, attempt.task, inputs, (attempt.number, attempt.caught)))
+        try:
+            self._hooks.launch_step(name, requests, self._windows.get(name))
+        except (OSError, MlpError) as error:
+            for request in requests:
+                self.inbox.lost(request.id, Failure("system", f"launcher {name}: {error}"))
+
+    def _inputs(self, task: ReadyTask) -> tuple[tuple[TaskInput, ...], TaskInput | None]:
+        """Return the finished tasks that a task reads from."""
+        split = None if task.split is None else self._input(task.split)
+        return tuple(self._input(parent) for parent in task.parents), split
+
+    def _input(self, key: TaskKey) -> TaskInput:
+        """Return a finished task as an input."""
+        done = self._done[key]
+        return TaskInput(key, done.artifacts, done.frames)
+
+    # ------------------------------------------------------------------------------------------------ time
+
+    def _timeout(self) -> float | None:
+        """Return how long to wait for messages at most."""
+        waits = []
+        if self._timers:
+            waits.append(self._timers[0][0] - time.monotonic())
+        if self._unflushed_since is not None:
+            waits.append(self._unflushed_since + _FLUSH_SECONDS - time.monotonic())
+        return max(0.0, min(waits)) if waits else None
+
+    def _at(self, seconds: float, kind: str, attempt_id: str) -> None:
+        """Set a timer."""
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._timer_numbers), kind, attempt_id))
+
+    def _fire_timers(self) -> None:
+        """Do what is due."""
+        while self._timers and self._timers[0][0] <= time.monotonic():
+            _, _, kind, attempt_id = heapq.heappop(self._timers)
+            attempt = self._attempts.get(attempt_id)
+            if attempt is None:
+                continue
+            if kind == "retry":
+                self._delayed -= 1
+                del self._attempts[attempt_id]
+                if not self._stopping:
+                    self._queue(attempt)
+            else:
+                attempt.timed_out = True
+                step = self._steps[attempt.task.key.step]
+                grace = step.planned.plan.grace_seconds
+                self._windows.get(step.launcher).cancel([attempt_id], GRACE_SECONDS if grace is None else grace)
+
+    def _delay(self, attempt: _Attempt) -> None:
+        """Queue a further attempt after its policy's pause."""
+        retry = self._steps[attempt.task.key.step].planned.plan.retry
+        seconds = retry.delay_seconds if retry is not None and attempt.caught is None else 0
+        if seconds <= 0:
+            self._queue(attempt)
+            return
+        attempt_id = f"{attempt.task.key.path}/{attempt.number}"
+        self._attempts[attempt_id] = attempt
+        self._delayed += 1
+        self._at(seconds, "retry", attempt_id)
+
+    def _started(self, message: Started) -> None:
+        """Begin to count an attempt's time."""
+        attempt = self._attempts.get(message.attempt_id)
+        if attempt is None:
+            return
+        limit = self._steps[attempt.task.key.step].planned.plan.timeout_seconds
+        if limit is not None:
+            self._at(limit, "timeout", message.attempt_id)
+
+    # ------------------------------------------------------------------------------------------------ logs
+
+    def _log(self, message: Logged) -> None:
+        """Keep and pass on what an attempt printed."""
+        attempt = self._attempts.get(message.attempt_id)
+        if attempt is None:
+            return
+        attempt.tail.append(message.data[-_TAIL_BYTES:])
+        self._writer.log(message.attempt_id, message.stream, message.data, message.time)
+        self._progress.task_log(attempt.task.key, attempt.number, message.stream, message.data)
+        if self._unflushed_since is None:
+            self._unflushed_since = time.monotonic()
+
+    def _flush_logs(self) -> None:
+        """Let readers see the logs, once a second."""
+        if self._unflushed_since is not None and time.monotonic() >= self._unflushed_since + _FLUSH_SECONDS:
+            self._writer.flush_logs()
+            self._unflushed_since = None
+
+    # ------------------------------------------------------------------------------------------------ ending
+
+    @property
+    def _stopping(self) -> bool:
+        """Whether no new work is to start."""
+        return self._cancelled or bool(self._failures)
+
+    def _attempts_live(self) -> bool:
+        """Tell whether there is anything to wait for."""
+        if self._stopping:
+            return self._admission.running > 0
+        return self._admission.running > 0 or len(self._admission) > 0 or self._delayed > 0
+
+    def _interrupt(self) -> None:
+        """End all workers; a second request kills them."""
+        grace = 0.0 if self._cancelled else GRACE_SECONDS
+        if not self._cancelled:
+            self._progress.note("interrupted: waiting for the running tasks to end; once more kills them")
+        self._cancelled = True
+        self._admission.drop_waiting()
+        running: dict[str, list[str]] = {}
+        for demand in self._admission.running_demands():
+            running.setdefault(demand.launcher, []).append(demand.id)
+        for name, attempt_ids in running.items():
+            self._windows.get(name).cancel(attempt_ids, grace)
+
+    def _ending(self) -> Ending:
+        """Return how the run ended."""
+        failures = tuple(self._failures)
+        if self._cancelled:
+            return Ending("cancelled", "the run was interrupted", failures)
+        if failures:
+            first = failures[0]
+            more = f", and {len(failures) - 1} more failed" if len(failures) > 1 else ""
+            return Ending("failed", f"{first.key.path} failed: {first.failure.message}{more}", failures)
+        return Ending("succeeded")
+
+
+def _bare(frames: tuple[ForeachFrame, ...]) -> tuple[ForeachFrame, ...]:
+    """Return frames without items and sequences: the journal has them once, in the transition of the split."""
+    return tuple(ForeachFrame(frame.step, frame.variable, frame.index, frame.count) for frame in frames)

@@ -1,0 +1,140 @@
+"""What a run's code package holds: the project's source files, as one deterministic archive."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from mlp_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from pathspec import PathSpec
+
+_SOURCE = ".cfg .conf .css .html .ini .ipynb .j2 .jinja .js .json .md .py .pyi .r .rst .sh .sql .toml .txt .yaml .yml"
+_TRASH = "__pycache__ .git .hg .svn .mlp .venv venv env .env node_modules .mypy_cache .ruff_cache .pytest_cache .tox"
+
+SUFFIXES: Final = frozenset(_SOURCE.split())
+"""The endings of files that count as source; data is read from where it lies."""
+
+NEVER: Final = frozenset(_TRASH.split())
+"""Folders and files that are never taken: caches, repositories, virtual environments, stores and secrets."""
+
+MAX_FILES: Final = 20_000
+
+
+def build_package(root: Path, settings: Mapping[str, object], *, store: str = "") -> bytes:
+    """Return the archive of a project's source.
+
+    Files are taken by their ending unless ``.gitignore`` or the setting ``package.exclude`` names them; patterns of
+    ``package.include`` take further files. The same files give the same bytes.
+
+    Parameters
+    ----------
+    root : pathlib.Path
+        The project's folder.
+    settings : mapping of str to object
+        The settings in force.
+    store : str
+        The store's place, which is left out.
+
+    Returns
+    -------
+    bytes
+        An uncompressed tar archive with paths relative to the root.
+
+    Raises
+    ------
+    UsageError
+        Where it would be larger than ``package.max_mb``; the message names the largest files.
+    """
+    limit = _whole(settings["package.max_mb"]) << 20
+    files = sorted(_files(root, _patterns(settings["package.include"]), _patterns(settings["package.exclude"]), store))
+    sizes = {name: (root / name).stat().st_size for name in files}
+    if sum(sizes.values()) > limit:
+        largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
+        shown = ", ".join(f"{name} ({sizes[name] >> 20} MiB)" for name in largest)
+        raise UsageError(
+            f"the code package of {root} would be larger than {limit >> 20} MiB; the largest files are {shown}",
+            hint="leave files out by .gitignore or the setting package.exclude, or raise package.max_mb",
+        )
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name in files:
+            content = (root / name).read_bytes()
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            entry.mode = 0o644
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def _files(root: Path, include: Sequence[str], exclude: Sequence[str], store: str) -> Iterator[str]:
+    """Yield the names of the files to take, relative to the root."""
+    ignored = _spec([*_gitignore(root), *exclude])
+    wanted = _spec(include)
+    count = 0
+    for folder, folders, names in os.walk(root):
+        base = Path(folder)
+        relative = "" if base == root else base.relative_to(root).as_posix() + "/"
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not _is_never(base / name, store) and not (ignored and ignored.match_file(f"{relative}{name}/"))
+        )
+        for name in sorted(names):
+            path = relative + name
+            count += 1
+            if count > MAX_FILES:
+                raise UsageError(
+                    f"the project {root} has more than {MAX_FILES} files",
+                    hint="put an mlp.toml into the folder that is the project, or exclude folders by .gitignore",
+                )
+            if name in NEVER or name.startswith(".env") or (base / name).is_symlink():
+                continue
+            if (wanted is not None and wanted.match_file(path)) or (
+                Path(name).suffix.lower() in SUFFIXES and not (ignored and ignored.match_file(path))
+            ):
+                yield path
+
+
+def _is_never(folder: Path, store: str) -> bool:
+    """Tell whether a folder is left out whatever the patterns say."""
+    return (
+        folder.name in NEVER
+        or folder.name.endswith(".egg-info")
+        or str(folder) == store
+        or (folder / "pyvenv.cfg").is_file()
+        or folder.is_symlink()
+    )
+
+
+def _gitignore(root: Path) -> list[str]:
+    """Return the patterns of the project's ignore file."""
+    try:
+        return (root / ".gitignore").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _spec(patterns: Sequence[str]) -> PathSpec[Any] | None:
+    """Return a matcher of patterns in the language of .gitignore; None where there are none."""
+    if not any(pattern.strip() for pattern in patterns):
+        return None
+    from pathspec import PathSpec
+
+    return PathSpec.from_lines("gitwildmatch", patterns)
+
+
+def _patterns(value: object) -> list[str]:
+    """Return the texts of a list setting."""
+    return [str(item) for item in value] if isinstance(value, tuple | list) else []
+
+
+def _whole(value: object) -> int:
+    """Return the number of a whole-number setting."""
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,350 @@
+"""How a flow becomes a run: freeze everything, record it, drive it, and tell how it ended."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+
+from mlp_core import names
+from mlp_core.errors import ParameterError, UsageError
+from mlp_core.loading import IMPORTING, code_ref
+from mlp_core.parameters import parameters_of, resolve, to_text
+from mlp_core.runner.driver import Driver, TaskFailure
+from mlp_core.runner.environments import prepare_steps
+from mlp_core.runner.observing import observers
+from mlp_core.runner.package import build_package
+from mlp_core.runner.planning import CheckedFlow, check_flow
+from mlp_core.runner.requests import RunSetup
+from mlp_core.runner.reuse import Reuse
+from mlp_core.store.records import Note, RunBegan
+from mlp_core.store.state import RunState
+from mlp_core.worker.execute import class_constants
+from mlp_hookspecs import ArtifactRef, CodeRef, RunContext, frozen_map
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mlp_core.runner.progress import Progress
+    from mlp_core.session import Session
+    from mlp_core.store import RunWriter, Store
+    from mlp_core.values import Values
+
+
+@attrs.frozen
+class RunOptions:
+    """What a run is asked to be.
+
+    Attributes
+    ----------
+    parameters : mapping of str to object
+        Values of parameters that are given, by name; as text where `from_text` is set.
+    from_text : bool
+        Whether the values are text from a command line.
+    tags : tuple of str
+        The run's tags.
+    namespace : str or None
+        The namespace; by default the user's.
+    max_workers : int or None
+        At most so many tasks at once.
+    max_num_splits : int or None
+        The largest foreach.
+    with_options : tuple of str
+        Options to attach, as ``--with`` gives them.
+    launcher : str or None
+        The launcher of steps that name none.
+    isolation : {"fork", "spawn", "inline"} or None
+        How the local launcher separates tasks.
+    run_id_file : pathlib.Path or None
+        Where to write the run's id.
+    origin : RunState or None
+        The run to resume.
+    resume_from : str or None
+        The step to resume from.
+    trigger : mapping of str to object
+        The event that started the run.
+    command : tuple of str
+        The command line, for the record.
+    """
+
+    parameters: Mapping[str, object] = attrs.field(factory=dict, converter=frozen_map)
+    from_text: bool = False
+    tags: tuple[str, ...] = ()
+    namespace: str | None = None
+    max_workers: int | None = None
+    max_num_splits: int | None = None
+    with_options: tuple[str, ...] = ()
+    launcher: str | None = None
+    isolation: Literal["fork", "spawn", "inline"] | None = None
+    run_id_file: Path | None = None
+    origin: RunState | None = None
+    resume_from: str | None = None
+    trigger: Mapping[str, object] = attrs.field(factory=dict, converter=frozen_map)
+    command: tuple[str, ...] = ()
+
+    def flags(self) -> dict[str, object]:
+        """Return the settings that these options stand for."""
+        given = {
+            "run.max_workers": self.max_workers,
+            "run.max_num_splits": self.max_num_splits,
+            "run.launcher": self.launcher,
+            "local.isolation": self.isolation,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@attrs.frozen
+class RunResult:
+    """How a run ended.
+
+    Attributes
+    ----------
+    flow : str
+        The flow's name.
+    run_id : str
+        The run's id.
+    status : {"succeeded", "failed", "cancelled"}
+        How it ended.
+    message : str
+        One line on the reason of a failure.
+    failures : tuple of TaskFailure
+        Every task that failed for good.
+    """
+
+    flow: str
+    run_id: str
+    status: Literal["succeeded", "failed", "cancelled"]
+    message: str = ""
+    failures: tuple[TaskFailure, ...] = ()
+
+
+def run_flow(flow: type[Any], session: Session, options: RunOptions, progress: Progress) -> RunResult:
+    """Run a flow to its end.
+
+    Parameters
+    ----------
+    flow : type
+        The flow's class.
+    session : Session
+        The project; its settings already reflect `RunOptions.flags`.
+    options : RunOptions
+        What is asked for.
+    progress : Progress
+        Where to report.
+
+    Returns
+    -------
+    RunResult
+        How it ended; failed tasks are no exception here.
+
+    Raises
+    ------
+    UsageError
+        Where anything is refused before the first task starts.
+    StoreError
+        Where the store fails.
+    """
+    if os.environ.get(IMPORTING):
+        raise UsageError(
+            f"the file that defines {flow.__name__} starts a run when it is imported",
+            hint='put the call under: if __name__ == "__main__":',
+        )
+    checked = check_flow(flow, session, options.with_options)
+    if options.resume_from is not None and options.resume_from not in checked.graph:
+        raise UsageError(
+            f"there is no step {options.resume_from!r} to resume from",
+            hint=f"the steps are {', '.join(node.name for node in checked.graph.steps)}",
+        )
+    store = session.open_store(create=True)
+    values = session.values(store)
+    frozen = freeze(checked, session, options, values)
+    with ExitStack() as stack:
+        writer = begin_run(checked, session, options, store, frozen)
+        stack.callback(writer.close)
+        run = writer.began.run
+        if options.run_id_file is not None:
+            options.run_id_file.write_text(run.run_id, encoding="utf-8")
+        progress.run_started(run, checked.graph, store.url)
+        stack.enter_context(observers(session, run, store.url))
+        prepared = prepare_steps(checked, session, writer)
+        for note in prepared.notes:
+            writer.write([Note("environment", note, time.time())], sync=False)
+            progress.note(note)
+        driver = Driver(
+            graph=checked.graph,
+            setup=run_setup(session, run, frozen, store.url),
+            steps=prepared.steps,
+            writer=writer,
+            hooks=session.hooks,
+            settings=session.settings,
+            progress=progress,
+            reuse=Reuse(options.origin, options.resume_from),
+        )
+        with _signals_to(driver.inbox.signalled):
+            ending = driver.run()
+    return RunResult(run.flow, run.run_id, ending.status, ending.message, ending.failures)
+
+
+@attrs.frozen
+class Frozen:
+    """What does not change any more once a run begins.
+
+    Attributes
+    ----------
+    parameters : mapping of str to ArtifactRef
+        Parameters and constants, by attribute name.
+    texts : mapping of str to str
+        Parameters as text, by attribute name.
+    code : CodeRef
+        The flow's code, with its package.
+    """
+
+    parameters: Mapping[str, ArtifactRef]
+    texts: Mapping[str, str]
+    code: CodeRef
+
+
+def freeze(checked: CheckedFlow, session: Session, options: RunOptions, values: Values) -> Frozen:
+    """Resolve parameters, and store them with the constants and the code.
+
+    Raises
+    ------
+    ParameterError
+        Where a parameter is missing or refused.
+    """
+    flow = checked.flow
+    if options.origin is not None:
+        refs, texts = _origin_parameters(flow, options)
+    else:
+        resolved = resolve(flow, options.parameters, from_text=options.from_text)
+        refs = {name: values.put(name, value) for name, value in resolved.items()}
+        texts = {name: to_text(value) for name, value in resolved.items()}
+    for name, value in class_constants(flow).items():
+        refs[name] = values.put(name, value)
+    code = code_ref(flow, session.root)
+    if code.pickled is None:
+        package = values.put_bytes(build_package(Path(code.root), session.settings, store=session.store_url))
+        code = attrs.evolve(code, package=package)
+    values.sync()
+    return Frozen(refs, texts, code)
+
+
+def _origin_parameters(flow: type[Any], options: RunOptions) -> tuple[dict[str, ArtifactRef], dict[str, str]]:
+    """Return the parameters of the run that is resumed, which stay as they were."""
+    origin = options.origin
+    if origin is None:
+        return {}, {}
+    if options.parameters:
+        given = ", ".join(options.parameters)
+        raise ParameterError(
+            f"a resumed run keeps its parameters, but {given} was given",
+            hint="start a new run to change a parameter",
+        )
+    known = parameters_of(flow)
+    missing = [name for name in known if name not in origin.began.parameters]
+    if missing:
+        raise ParameterError(
+            f"run {origin.context.flow}/{origin.context.run_id} has no parameter {missing[0]!r}: it was added later",
+            hint="start a new run",
+        )
+    refs = {name: origin.began.parameters[name] for name in known}
+    return refs, {n: t for n, t in origin.began.parameter_texts.items() if n in known}
+
+
+def begin_run(  # noqa: PLR0913 # what a run is made of
+    checked: CheckedFlow,
+    session: Session,
+    options: RunOptions,
+    store: Store,
+    frozen: Frozen,
+    *,
+    has_driver: bool = True,
+) -> RunWriter:
+    """Create the run in the store."""
+    username = user_name(session)
+    tags = tuple(dict.fromkeys(names.tag(tag) for tag in options.tags))
+    origin = options.origin.context.run_id if options.origin is not None else None
+
+    def began(run_id: str) -> RunBegan:
+        return RunBegan(
+            run=RunContext(
+                flow=checked.graph.flow,
+                run_id=run_id,
+                username=username,
+                namespace=options.namespace if options.namespace is not None else f"user:{username}",
+                tags=tags,
+                origin_run_id=origin,
+                trigger=options.trigger,
+            ),
+            time=time.time(),
+            host=platform.node(),
+            pid=os.getpid(),
+            graph=checked.graph,
+            parameters=frozen.parameters,
+            parameter_texts=frozen.texts,
+            code=frozen.code,
+            plugins=tuple(record.id for record in session.hooks.records if record.in_force),
+            settings=session.settings.portable(),
+            steps=checked.steps,
+            command=options.command,
+            metadata={
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+                "executable": sys.executable,
+            },
+            has_driver=has_driver,
+        )
+
+    return store.create_run(began, time.time())
+
+
+def run_setup(session: Session, run: RunContext, frozen: Frozen, store_url: str) -> RunSetup:
+    """Return what all tasks of a run have in common."""
+    return RunSetup(
+        run=run,
+        code=frozen.code,
+        store=store_url,
+        parameters=frozen.parameters,
+        plugins=session.hooks.worker_plugins(),
+        settings=session.settings.portable(),
+        cwd=str(Path.cwd()),
+    )
+
+
+def user_name(session: Session) -> str:
+    """Return who runs: the setting, else the system's user."""
+    import getpass
+
+    given = session.settings["username"]
+    if given:
+        return str(given)
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no such user, as in some containers
+        return "unknown"
+
+
+@contextmanager
+def _signals_to(handle: Callable[[int], None]) -> Iterator[None]:
+    """Hand SIGINT and SIGTERM to the driver, where this thread may."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {
+        number: signal.signal(number, lambda number, _frame: handle(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,94 @@
+"""What a command or script works with: the project, its settings, the plugins, the store."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import attrs
+
+from mlp_core.hooks import Hooks, build_hooks
+from mlp_core.settings import Settings
+from mlp_core.store import Store
+from mlp_core.values import Values
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from mlp_hookspecs.handles import ObjectStore
+
+
+@attrs.frozen(slots=False)
+class Session:
+    """An open project.
+
+    Attributes
+    ----------
+    hooks : Hooks
+        The plugins in force.
+    settings : Settings
+        The settings in force.
+    """
+
+    hooks: Hooks
+    settings: Settings
+
+    @classmethod
+    def open(cls, *, start: Path | None = None, flags: Mapping[str, object] | None = None) -> Session:
+        """Open the project that a file or folder belongs to.
+
+        Parameters
+        ----------
+        start : pathlib.Path, optional
+            The file or folder; by default the working folder.
+        flags : mapping of str to object, optional
+            Settings by dotted name that win over variables and the project's file.
+
+        Raises
+        ------
+        SettingError
+            Where a setting is refused.
+        PluginRefused
+            In strict mode, for the first plugin that fails.
+        """
+        hooks, settings = build_hooks(flags=flags, start=start)
+        return cls(hooks, settings)
+
+    @property
+    def root(self) -> Path:
+        """The project's folder."""
+        return self.settings.project
+
+    @property
+    def store_url(self) -> str:
+        """The store's URL, or the absolute path of its folder."""
+        url: str = self.settings["store"]
+        return url
+
+    def open_store(self, *, create: bool) -> Store:
+        """Open the store, once.
+
+        Parameters
+        ----------
+        create : bool
+            Whether to make it where it is absent.
+
+        Raises
+        ------
+        StoreError
+            Where it cannot be opened or has an unknown format.
+        """
+        return self._store if create or "_store" in self.__dict__ else Store.open(self._objects, create=False)
+
+    @functools.cached_property
+    def _store(self) -> Store:
+        return Store.open(self._objects, create=True)
+
+    @functools.cached_property
+    def _objects(self) -> ObjectStore:
+        return self.hooks.open_store(self.store_url)
+
+    def values(self, store: Store) -> Values:
+        """Return what encodes and decodes the store's artifacts."""
+        return Values(self.hooks, store.blobs(inline_bytes=self.settings["run.inline_bytes"]))
