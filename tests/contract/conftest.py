@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
+from mlp_core import plugins
 from mlp_core.hooks import Hooks, build_hooks, build_worker_hooks
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from mlp_hookspecs import PluginId
 
 ROOT = Path(__file__).parents[2]
+INSTALLED = sorted(point.name for point in importlib.metadata.entry_points(group="mlp"))
+"""The plugins that are installed in any case, from this repository: no test here is about them."""
 
 
 @attrs.frozen
@@ -81,6 +85,7 @@ class Lab:
         """Run a program in a process of its own, in which the plugins are installed."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MLP_")}
         environment |= {"PYTHONPATH": f"{self.site}:{ROOT}", "XDG_RUNTIME_DIR": str(self.runtime), **variables}
+        environment["MLP_PLUGINS_DENY"] = ",".join([*INSTALLED, variables.get("MLP_PLUGINS_DENY", "")])
         command = [sys.executable, "-c", textwrap.dedent(code)]
         return subprocess.run(
             command, cwd=self.project, env=environment, check=False, capture_output=True, text=True, timeout=wait
@@ -108,6 +113,8 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     monkeypatch.syspath_prepend(made.site)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(made.runtime))
     monkeypatch.chdir(made.project)
+    found = plugins._distributions
+    monkeypatch.setattr(plugins, "_distributions", lambda: (pair for pair in found() if str(tmp_path) in pair[0]))
     yield made
     for module in [name for name in sys.modules if name.startswith("lab_")]:
         del sys.modules[module]
