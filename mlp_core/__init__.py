@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from mlp_core.api import FlowSpec, run, step
     from mlp_core.builtin.options import catch, environment, formats, limit, resources, retry, timeout
-    from mlp_core.current import current
+    from mlp_core.facts import current
     from mlp_core.errors import CaughtFailure, MlpError, RunFailed
     from mlp_core.parameter_types import JSONType
     from mlp_core.parameters import Parameter
@@ -24,7 +24,7 @@ _HOMES: Final = {
     "Parameter": "mlp_core.parameters",
     "RunFailed": "mlp_core.errors",
     "catch": "mlp_core.builtin.options",
-    "current": "mlp_core.current",
+    "current": "mlp_core.facts",
     "environment": "mlp_core.builtin.options",
     "formats": "mlp_core.builtin.options",
     "limit": "mlp_core.builtin.options",

@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 
-from mlp_core.worker.execute import prepare
+from mlp_core.worker.execute import load
 from mlp_hookspecs import StepRequest, wire
 from mlp_hookspecs.process import MESSAGE_FD, MessageWriter, die_with_parent
 
@@ -30,7 +30,7 @@ def main() -> int:
     os.close(devnull)
     messages.send({"started": {"host": platform.node(), "pid": os.getpid()}})
     extend_path()
-    outcome = prepare(request)(request)
+    outcome = load(request)(request)
     sys.stdout.flush()
     sys.stderr.flush()
     messages.send({"outcome": wire.encode(outcome)})

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from mlp_core.current import current
+from mlp_core.facts import current
 from mlp_core.errors import CaughtFailure, MlpError, PluginError
 from mlp_core.graph import parse_flow
 from mlp_core.hooks import Hooks, build_worker_hooks
@@ -26,6 +26,7 @@ from mlp_core.parameters import parameters_of
 from mlp_core.store import Store
 from mlp_core.values import Values
 from mlp_core.worker.failures import describe_exception, user_traceback
+from mlp_core.worker.rehearsal import rehearse
 from mlp_core.worker.state import TaskState, TransitionError
 from mlp_hookspecs import Attachment, Failure, FlowGraph, StepOutcome, StepRequest, Transition
 from mlp_hookspecs.types import OPTIONS_ATTRIBUTE
@@ -41,6 +42,11 @@ class StepInterrupted(BaseException):
 
 
 def prepare(request: StepRequest) -> Callable[[StepRequest], StepOutcome]:
+    """Load all that a request and its like need, and get ready for many of them; as `load`."""
+    return _load(request, for_many=True)
+
+
+def load(request: StepRequest) -> Callable[[StepRequest], StepOutcome]:
     """Load all that a request and its like need: plugins, the flow's class, its graph.
 
     Parameters
@@ -54,10 +60,18 @@ def prepare(request: StepRequest) -> Callable[[StepRequest], StepOutcome]:
         Takes a request of the same run and environment, returns its outcome. It raises nothing but what ends the
         process: every failure is an outcome.
     """
+    return _load(request, for_many=False)
+
+
+def _load(request: StepRequest, *, for_many: bool) -> Callable[[StepRequest], StepOutcome]:
+    """Load a worker; what goes wrong is the answer to every request."""
     os.environ[IMPORTING] = "1"
     try:
         hooks, settings = build_worker_hooks(request.plugins, request.settings)
-        return Worker(hooks, settings, load_code(request.code)).run
+        worker = Worker(hooks, settings, load_code(request.code))
+        if for_many:
+            rehearse(worker, request)
+        return worker.run
     except Exception as error:  # noqa: BLE001 # a flow's file can raise anything when it is imported
         return _failing(error)
     finally:
@@ -90,19 +104,23 @@ class Worker:
         The settings.
     flow : type
         The flow's class.
+    is_rehearsal : bool
+        Whether plugins are left out of what it does.
     """
 
     hooks: Hooks
     settings: Mapping[str, Any]
     flow: type[Any]
+    is_rehearsal: bool = False
     constants: frozenset[str] = attrs.field(init=False)
     graph: FlowGraph = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """Read the flow once, for all its requests."""
         names = {*parameters_of(self.flow), *class_constants(self.flow)}
+        graph = FlowGraph("", "", "", ()) if self.is_rehearsal else parse_flow(self.flow).graph
         object.__setattr__(self, "constants", frozenset(names))
-        object.__setattr__(self, "graph", parse_flow(self.flow).graph)
+        object.__setattr__(self, "graph", graph)
 
     def run(self, request: StepRequest) -> StepOutcome:
         """Carry out a request.
@@ -176,7 +194,7 @@ class Worker:
         step = getattr(instance, request.key.step)
         arguments = (state.inputs,) if request.node.is_join else ()
         try:
-            wraps = self.hooks.wraps(handle)
+            wraps = [] if self.is_rehearsal else self.hooks.wraps(handle)
         except Exception as error:  # noqa: BLE001 # whatever a plugin raises is this attempt's failure
             return _plugin_failure(error)
         return _run_wrapped(wraps, lambda: _run_user_code(step, arguments, state.values))
@@ -191,7 +209,7 @@ class Worker:
         except (MlpError, TransitionError) as error:
             kind: FailureKind = "exception" if isinstance(error, TransitionError) else "artifact"
             print(f"error: {error}", file=sys.stderr)  # noqa: T201 # the task's log is where its author looks
-            failure = Failure(kind, str(error), type=type(error).__name__)
+            failure = Failure(kind, str(error).partition("\n")[0], type=type(error).__name__)
             if request.catches and kind == "artifact":
                 return self._catch(request, state, handle, failure)
             return StepOutcome("failed", failure=failure, attachments=tuple(handle.attachments))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import platform
@@ -403,11 +404,10 @@ def die_with_parent(sign: signal.Signals = signal.SIGKILL) -> None:
 
     The parent's end between its fork and this call is noticed by whoever reads the pipes: there is nobody left.
     """
-    if platform.system() == "Linux":
-        import ctypes
-
+    prctl = _prctl()
+    if prctl is not None:
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-        ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, int(sign), 0, 0, 0)
+        prctl(set_parent_death_signal, int(sign), 0, 0, 0)
         return
     lifeline = os.environ.get(LIFELINE_FD)
     if lifeline is not None:
@@ -416,11 +416,21 @@ def die_with_parent(sign: signal.Signals = signal.SIGKILL) -> None:
 
 def adopt_orphans() -> None:
     """Become the parent of all descendants whose own parents end (Linux), so that `kill_tree` finds them."""
-    if platform.system() == "Linux":
-        import ctypes
-
+    prctl = _prctl()
+    if prctl is not None:
         set_child_subreaper = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
-        ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0)
+        prctl(set_child_subreaper, 1, 0, 0, 0)
+
+
+@functools.cache
+def _prctl() -> Callable[..., int] | None:
+    """Return prctl(2) where the system has it; kept, since finding it costs more than a fork."""
+    if platform.system() != "Linux":
+        return None
+    import ctypes
+
+    function: Callable[..., int] = ctypes.CDLL(None, use_errno=True).prctl
+    return function
 
 
 def _watch_lifeline(fd: int, sign: signal.Signals) -> None:
