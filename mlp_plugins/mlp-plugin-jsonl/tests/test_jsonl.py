@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pluggy
 import pytest
@@ -16,10 +18,7 @@ from hypothesis import strategies as st
 from mlp_hookspecs import ArtifactRef, Failure, TaskKey, specs, wire
 from mlp_hookspecs.events import ArtifactPersisted, Deployed, Event, RunFinished, RunStarted, TaskFinished, TaskStarted
 from mlp_plugin_jsonl import plugin
-from mlp_plugin_jsonl.lines import append_event, event_path
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from mlp_plugin_jsonl.lines import append_event, event_line, event_path
 
 RUN = "20260131-094500-123456"
 
@@ -62,6 +61,14 @@ def test_every_event_becomes_a_line(manager: pluggy.PluginManager, tmp_path: Pat
     lines = read(tmp_path / "Train" / f"{RUN}.jsonl")
     assert [line["event"] for line in lines] == [type(event).__name__ for event in make_run()]
     assert [wire.decode(type(event), line) for event, line in zip(make_run(), lines, strict=True)] == make_run()
+
+
+def test_readme_shows_a_line() -> None:
+    """The line in the README is the one that its event becomes."""
+    (shown,) = re.findall(
+        r"^```json\n(.*?)^```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL | re.M
+    )
+    assert event_line(wire.decode(RunStarted, json.loads(shown))).decode() == shown
 
 
 def test_setting_has_a_default_per_run(manager: pluggy.PluginManager) -> None:
@@ -161,8 +168,6 @@ def test_unwritable_file_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")  # noqa: PTH110 # not a file
 def test_full_disk_is_an_error() -> None:
     """A line that could not be written is not counted as written."""
-    from pathlib import Path
-
     with pytest.raises(OSError, match="space"):
         append_event(Path("/dev/full"), make_run()[0])
 

@@ -11,7 +11,9 @@ from mlp_hookspecs import frozen_map
 OLDEST_PYTHON: Final = (3, 11)
 """The oldest interpreter that the platform's worker runs under."""
 
-PLATFORM: Final[Mapping[str, str]] = frozen_map({"attrs": ">=23.2", "cloudpickle": ">=3.0", "pluggy": ">=1.7"})
+PLATFORM: Final[Mapping[str, str]] = frozen_map(
+    {"attrs": ">=23.2", "cloudpickle": ">=3.0", "packaging": ">=23.0", "pluggy": ">=1.7"}
+)
 """What the platform's worker, which travels to the environment as source, imports beside the standard library."""
 
 _NAME: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
