@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import mmap
 import os
 import pickle
 import secrets
+import sys
 from typing import TYPE_CHECKING, Final
 
 from mlp_core.store.faults import translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Future
     from pathlib import Path
 
     from mlp_hookspecs.handles import Buffer
 
 _SMALL: Final = 2**20
-"""Below this, buffers are gathered; above, each is written as it is."""
+"""Below this, buffers are gathered."""
 
-_SLICE: Final = 4 * 2**20
-"""How much is hashed and written in one go: large beside the cost of a hand-over, small beside the memory."""
+_LARGE: Final = 8 * 2**20
+"""From here on a second thread is worth its start."""
+
+_WINDOW: Final = 16 * 2**20
+"""How much of a large buffer is handed to the other thread at once: a multiple of every system's page."""
+
+_FLUSHED: Final = 64 * 2**20
+"""How much is written between two syncs: a disk that begins early has done most of its work in the end."""
 
 
 class Content:
@@ -66,42 +74,39 @@ class Content:
             self._put(memoryview(gathered))
 
     def _put(self, view: memoryview) -> None:
-        """Hash and write at once, on two cores, from a copy of each slice.
-
-        The copy is what makes hash and file agree when another thread goes on changing the value.
-        """
+        """Write and hash bytes that another thread may be changing: what is hashed is always what was written."""
         if self._path is None:
             self._path = self._staging() / secrets.token_hex(8)
             with translated(str(self._path)):
-                self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with translated(str(self._path)):
-            if len(view) <= _SMALL:
-                piece = bytes(view)
+            if len(view) >= _LARGE:
+                self._put_large(view)
+                return
+            for start in range(0, len(view), _SMALL):
+                piece = bytes(view[start : start + _SMALL])
                 self._hasher.update(piece)
                 _write_all(self._fd, memoryview(piece))
-            else:
-                self._put_large(view)
 
     def _put_large(self, view: memoryview) -> None:
-        """Hash in another thread while this one copies and writes."""
+        """Write while one thread hashes behind, from the file, which takes no copy, and another one syncs."""
         from concurrent.futures import ThreadPoolExecutor
 
-        free = [memoryview(bytearray(_SLICE)) for _ in range(3)]
-        with ThreadPoolExecutor(1) as pool:
-            busy: list[tuple[Future[None], memoryview]] = []
-            for start in range(0, len(view), _SLICE):
-                if not free:
-                    future, buffer = busy.pop(0)
-                    future.result()
-                    free.append(buffer)
-                buffer = free.pop()
-                part = view[start : start + _SLICE]
-                piece = buffer[: len(part)]
-                piece[:] = part
-                busy.append((pool.submit(self._hasher.update, piece), buffer))
-                _write_all(self._fd, piece)
-            for future, _ in busy:
-                future.result()
+        begin = os.lseek(self._fd, 0, os.SEEK_CUR)
+        with ThreadPoolExecutor(1) as hashing, ThreadPoolExecutor(1) as syncing:
+            tasks = []
+            for start in range(0, len(view), _WINDOW):
+                part = view[start : start + _WINDOW]
+                _write_all(self._fd, part)
+                tasks.append(hashing.submit(self._hash_written, begin + start, len(part)))
+                if (start + _WINDOW) % _FLUSHED == 0 and hasattr(os, "fdatasync"):
+                    tasks.append(syncing.submit(os.fdatasync, self._fd))
+            for task in tasks:
+                task.result()
+
+    def _hash_written(self, start: int, length: int) -> None:
+        """Hash a range of the file."""
+        _hash_mapped(self._fd, start, length, self._hasher)
 
     def finish(self, room: int) -> tuple[str, bytes | Path]:
         """End the content.
@@ -166,15 +171,48 @@ class ContentFile(io.BufferedIOBase):
 
 
 def hash_file(path: Path) -> tuple[str, int]:
-    """Return digest and size of a file's content, read through a small buffer so that memory does not grow."""
+    """Return digest and size of a file's content; memory does not grow with it, and a failing disk raises OSError."""
     hasher = hashlib.sha256()
-    buffer = memoryview(bytearray(_SLICE))
-    size = 0
     with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            hasher.update(buffer[:count])
-            size += count
+        size = os.fstat(file.fileno()).st_size
+        if size >= _LARGE and sys.platform == "linux":
+            _hash_cached(file.fileno(), size, hasher)
+        else:
+            size = 0
+            while piece := file.read(_SMALL):
+                hasher.update(piece)
+                size += len(piece)
     return digest_text(hasher), size
+
+
+def _hash_cached(fd: int, size: int, hasher: hashlib._Hash) -> None:
+    """Hash a file in place, in the system's cache: an eighth faster than from a copy of it.
+
+    Each range is first sent nowhere, which costs next to nothing: it makes the system read the disk and report what
+    fails there. Reading the map alone would end the process by SIGBUS.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        for start in range(0, size, _WINDOW):
+            end = min(size, start + _WINDOW)
+            position = start
+            while position < end:
+                sent = os.sendfile(nowhere, fd, position, end - position)
+                if not sent:
+                    raise OSError(errno.EIO, "the file ended while it was read")
+                position += sent
+            _hash_mapped(fd, start, end - start, hasher)
+    finally:
+        os.close(nowhere)
+
+
+def _hash_mapped(fd: int, start: int, length: int, hasher: hashlib._Hash) -> None:
+    """Hash a range of a file through a passing map, so that it does not count as this process's memory."""
+    lead = start % mmap.ALLOCATIONGRANULARITY
+    with mmap.mmap(fd, lead + length, offset=start - lead, access=mmap.ACCESS_READ) as mapped:
+        view = memoryview(mapped)[lead:]
+        hasher.update(view)
+        view.release()
 
 
 def sha256(data: bytes | bytearray) -> str:
