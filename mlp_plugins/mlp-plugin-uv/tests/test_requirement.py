@@ -122,7 +122,7 @@ def test_hooks_fit_the_contract() -> None:
 
 
 def test_platform_is_what_the_core_ships_without() -> None:
-    """Every environment gets what the core's worker imports and does not bring along, under a Python that it runs on."""
+    """Every environment gets what the core's worker imports and does not bring along, under a Python that it knows."""
     from mlp_core.closure import FLOORS
 
     assert tuple(name + bound for name, bound in PLATFORM.items()) == FLOORS
