@@ -66,7 +66,7 @@ def test_every_event_becomes_a_line(manager: pluggy.PluginManager, tmp_path: Pat
 def test_readme_shows_a_line() -> None:
     """The line in the README is the one that its event becomes."""
     (shown,) = re.findall(
-        r"^```json\n(.*?)^```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL | re.M
+        r"^```json\n(.*?)^```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL | re.MULTILINE
     )
     assert event_line(wire.decode(RunStarted, json.loads(shown))).decode() == shown
 
