@@ -1,0 +1,59 @@
+"""How the platform is used from a command line: ``mlp COMMAND``, and ``python flow.py COMMAND``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["main", "run_flow_main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out a command line of ``mlp``.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The words after ``mlp``; by default those that the process was started with.
+
+    Returns
+    -------
+    int
+        The exit status: 0; 1 for a failed run; 2 for what was refused beforehand; 130 for an interrupt.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # The imports of everything else take longer than this answer.
+    if arguments in ([], ["-h"], ["--help"], ["help"]):
+        from mlp_core.cli.commands import overview
+
+        sys.stdout.write(overview() + "\n")
+        return 0
+    if arguments == ["--version"]:
+        from mlp_core.version import CORE_VERSION
+
+        sys.stdout.write(f"mlp {CORE_VERSION}\n")
+        return 0
+    from mlp_core.cli.dispatch import carry_out
+    from mlp_core.cli.report import guarded
+
+    return guarded(lambda: carry_out(arguments))
+
+
+def run_flow_main(flow: type[Any], argv: Sequence[str] | None = None) -> NoReturn:
+    """Carry out the command line of a flow's file, ``python flow.py run ...``, and end the process.
+
+    Parameters
+    ----------
+    flow : type
+        The flow's class.
+    argv : sequence of str, optional
+        The words after the file; by default those that the process was started with.
+    """
+    from mlp_core.cli.dispatch import carry_out_in_flow
+    from mlp_core.cli.report import guarded
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.exit(guarded(lambda: carry_out_in_flow(flow, arguments)))

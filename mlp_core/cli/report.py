@@ -1,0 +1,156 @@
+"""How errors and warnings reach the user: one message each, an exit status, and never a traceback of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlp_core.cli.text import safe_text
+from mlp_core.errors import MlpError
+from mlp_hookspecs import MlpWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+_DEBUG = "MLP_DEBUG"
+_CORE = Path(__file__).parent.parent
+
+
+def guarded(action: Callable[[], int]) -> int:
+    """Do something for a command, and turn whatever goes wrong into a message and an exit status.
+
+    Parameters
+    ----------
+    action : callable
+        Returns the exit status.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        with _plain_warnings():
+            status = action()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        _forget_output()
+        return BROKEN_PIPE
+    except MlpError as error:
+        show_error(error)
+        status = error.exit_status
+    except Exception as error:  # noqa: BLE001 # whatever it is, the user gets a message and a status
+        _show_unexpected(error)
+        status = 1
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    return status
+
+
+def show_error(error: MlpError) -> None:
+    """Print an error, and all that it consists of, on standard error."""
+    parts: tuple[MlpError, ...] = getattr(error, "errors", ())
+    for part in parts:
+        print_error(safe_text(str(part)), label=False)
+    # The text of an error of several parts would repeat them.
+    message = str(error) if not parts else f"{error.message}\n  hint: {error.hint}" if error.hint else error.message
+    print_error(safe_text(message))
+    for note in getattr(error, "__notes__", ()):
+        print_error(f"  note: {safe_text(note)}", label=False)
+    if os.environ.get(_DEBUG):
+        traceback.print_exception(error)
+
+
+def print_error(message: str, *, label: bool = True) -> None:
+    """Print a message on standard error, with the word that errors begin with or as a part of one."""
+    _say(f"{_label('error', 31)} {message}" if label else message)
+
+
+def warn(message: str) -> None:
+    """Print a warning on standard error."""
+    _say(f"{_label('warning', 33)} {safe_text(message)}")
+
+
+def user_traceback(error: BaseException) -> str:
+    """Return the traceback of an exception in the user's code, without the frames of the platform."""
+    shown = traceback.TracebackException.from_exception(error)
+    part: traceback.TracebackException | None = shown
+    while part is not None:
+        part.stack = traceback.StackSummary.from_list([frame for frame in part.stack if not _is_ours(frame.filename)])
+        part = part.__cause__ or part.__context__
+    return "".join(shown.format()).rstrip()
+
+
+def _is_ours(filename: str) -> bool:
+    """Tell whether a frame is the platform's or that of an import."""
+    return filename.startswith("<frozen ") or Path(filename).is_relative_to(_CORE)
+
+
+def _show_unexpected(error: Exception) -> None:
+    """Print an exception that nobody had foreseen: the system's as its message, others as a fault of ours."""
+    if isinstance(error, OSError) and error.strerror:
+        place = f": {error.filename}" if error.filename else ""
+        _say(f"{_label('error', 31)} {safe_text(f'{error.strerror}{place}')}")
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+        message = f"{type(error).__name__}: {error}"
+        _say(f"{_label('error', 31)} internal error: {safe_text(message)}{place}")
+        if not os.environ.get(_DEBUG):
+            _say(f"  hint: this is a fault of the platform; {_DEBUG}=1 shows its traceback for a report")
+    for note in getattr(error, "__notes__", ()):
+        _say(f"  note: {safe_text(note)}")
+    if os.environ.get(_DEBUG):
+        traceback.print_exception(error)
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show the platform's warnings as lines of ours for the time of a command."""
+    with warnings.catch_warnings():
+        default = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: object, **details: object) -> None:
+            if issubclass(category, MlpWarning):
+                warn(str(message))
+            else:
+                default(message, category, *place, **details)  # type: ignore[arg-type] # passed on as it came
+
+        warnings.showwarning = show
+        yield
+
+
+def _label(word: str, colour: int) -> str:
+    """Return the word that a message begins with, coloured for a terminal."""
+    if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
+        return f"\x1b[1;{colour}m{word}:\x1b[0m"
+    return f"{word}:"
+
+
+def _say(line: str) -> None:
+    """Print a line on standard error, if anybody still reads it."""
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    with contextlib.suppress(BrokenPipeError):
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+
+def _forget_output() -> None:
+    """Let the interpreter end quietly though nobody reads standard output any more."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

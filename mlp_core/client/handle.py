@@ -1,0 +1,248 @@
+"""How a run is read for the client: once, and again as far as it goes on."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+from mlp_core.errors import ArtifactError, NotFound, UsageError
+from mlp_core.names import closest, shown
+from mlp_core.names import tag as checked_tag
+from mlp_core.store import TagsChanged
+from mlp_core.store.logs import LogReader, log_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from mlp_core.client.reader import Client
+    from mlp_core.store import AttemptState, LogChunk, RunReader, RunState, TaskState
+    from mlp_hookspecs import ArtifactRef, CodeRef, TaskKey
+
+_NEAR: Final = 5
+
+
+class RunHandle:
+    """A run that was read; shared by all objects that stand for it or for something in it.
+
+    Parameters
+    ----------
+    client : Client
+        Where it comes from.
+    flow, run_id : str
+        The run.
+    """
+
+    def __init__(self, client: Client, flow: str, run_id: str) -> None:
+        """Read the run; NotFound where there is none."""
+        self.client = client
+        self.flow = flow
+        self.run_id = run_id
+        self._reader = self._read()
+        self._by_step: dict[str, dict[str, TaskKey]] = {}
+        self._seen = 0
+        self._children: tuple[int, dict[TaskKey, list[TaskKey]]] = (-1, {})
+        self._logs: dict[str, LogReader] = {}
+
+    @property
+    def state(self) -> RunState:
+        """The run as it stands; what has not ended is looked at again."""
+        if self._reader.state.ended is None:
+            self._reader.refresh()
+        return self._reader.state
+
+    @property
+    def tags(self) -> frozenset[str]:
+        """The tags that users gave, as they stand."""
+        self._reader.refresh()
+        return frozenset(self._reader.state.tags)
+
+    def tasks(self, step: str) -> Mapping[str, TaskKey]:
+        """Return the tasks of a step by task id, in the order in which they first occurred."""
+        known = self.state.tasks
+        for key in itertools.islice(known, self._seen, None):
+            self._by_step.setdefault(key.step, {})[key.task_id] = key
+        self._seen = len(known)
+        return self._by_step.get(step, {})
+
+    def log_chunks(self, attempt_id: str) -> Iterator[LogChunk]:
+        """Iterate over what an attempt printed so far."""
+        objects = self.client.store.objects
+        for key in log_keys(objects, self.flow, self.run_id):
+            reader = self._logs.setdefault(key, LogReader(objects, key))
+            reader.refresh()
+            yield from reader.chunks((attempt_id,))
+
+    def children(self, key: TaskKey) -> Sequence[TaskKey]:
+        """Return the tasks that read from a task."""
+        state = self.state
+        count = sum(len(task.parents) for task in state.tasks.values())
+        if self._children[0] != count:
+            found: dict[TaskKey, list[TaskKey]] = {}
+            for task in state.tasks.values():
+                for parent in task.parents:
+                    found.setdefault(parent, []).append(task.key)
+            self._children = (count, found)
+        return self._children[1].get(key, ())
+
+    def refresh(self) -> None:
+        """Take up what was added to the run since."""
+        self._reader.refresh()
+
+    @property
+    def pathspec(self) -> str:
+        """The run's place."""
+        return f"{self.flow}/{self.run_id}"
+
+    def task(self, step: str, task_id: str) -> TaskState:
+        """Return a task as it stands; KeyError where it is unknown."""
+        return self.state.tasks[self.tasks(step)[task_id]]
+
+    def attempt(self, task: TaskState, number: int | None) -> AttemptState:
+        """Return an attempt of a task by number; the last for None."""
+        return next((attempt for attempt in task.attempts if attempt.number == number), task.attempts[-1])
+
+    def artifacts(self, task: TaskState, number: int | None) -> Mapping[str, ArtifactRef]:
+        """Return what is visible in an attempt: of an earlier one only what it left itself."""
+        attempt = self.attempt(task, number)
+        if attempt is task.attempts[-1]:
+            return self.state.artifacts(task.key)
+        return attempt.outcome.assigned if attempt.outcome is not None else {}
+
+    def require_step(self, step: str) -> None:
+        """Raise NotFound where a step has no task; the message tells whether it is known at all."""
+        if self.tasks(step):
+            return
+        state = self.state
+        if step in state.graph:
+            hint = f"the run is {state.status}: mlp show {self.pathspec}"
+            raise NotFound(f"step {step} of {self.pathspec} has no task yet", hint=hint)
+        known = [node.name for node in state.graph.steps]
+        close = closest(step, known)
+        hint = f"did you mean {close}?" if close else f"its steps are {', '.join(known)}"
+        raise NotFound(f"{self.pathspec} has no step {shown(step)}", hint=hint)
+
+    def require_task(self, step: str, task_id: str, number: int | None = None) -> None:
+        """Raise NotFound where there is no such task or attempt; the message names those that there are."""
+        self.require_step(step)
+        known = self.tasks(step)
+        if task_id not in known:
+            ids = list(known)
+            more = f" and {len(ids) - _NEAR} more" if len(ids) > _NEAR else ""
+            hint = f"it has {', '.join(ids[:_NEAR])}{more}"
+            raise NotFound(f"step {self.pathspec}/{step} has no task {shown(task_id)}", hint=hint)
+        attempts = self.state.tasks[known[task_id]].attempts
+        if number is not None and all(attempt.number != number for attempt in attempts):
+            numbers = ", ".join(str(attempt.number) for attempt in attempts)
+            raise NotFound(f"{self.pathspec}/{step}/{task_id} has no attempt {number}", hint=f"it has {numbers}")
+
+    def require_artifact(self, task: TaskState, name: str, number: int | None = None) -> None:
+        """Raise NotFound where nothing of that name is visible in a task; the message names the nearest."""
+        known = self.artifacts(task, number)
+        if name in known:
+            return
+        close = closest(name, known)
+        hint = f"did you mean {close}?" if close else f"it has {', '.join(sorted(known))}" if known else "it has none"
+        raise NotFound(f"{self.pathspec}/{task.key.path} has no artifact {shown(name)}", hint=hint)
+
+    def change_tags(self, *, added: Iterable[str] = (), removed: Iterable[str] = ()) -> None:
+        """Add and remove tags, durably.
+
+        Raises
+        ------
+        NameRefused
+            Where a new tag is refused.
+        UsageError
+            Where a tag is the system's, which cannot be changed.
+        """
+        new = tuple(dict.fromkeys(checked_tag(tag) for tag in added))
+        old = tuple(dict.fromkeys(removed))
+        fixed = system_tags(self.state).intersection((*new, *old))
+        if fixed:
+            raise UsageError(f"{', '.join(sorted(fixed))} is a tag of the system's, which cannot be changed")
+        if not new and not old:
+            return
+        change = TagsChanged(new, old, self.client.username, time.time())
+        name = f"tags.{uuid4().hex}"
+        self.client.session.open_store(create=False).add_segment(self.flow, self.run_id, name, change)
+
+    def load(self, ref: ArtifactRef) -> Any:
+        """Return an artifact's value.
+
+        Classes of the flow's own module are looked for in the run's project folder, where they are not importable
+        otherwise.
+
+        Raises
+        ------
+        ArtifactError
+            Where a module that the value needs is missing; the message names it.
+        """
+        values = self.client.values
+        try:
+            return values.get(ref)
+        except ModuleNotFoundError:
+            code = self.state.began.code
+            with _on_path(code):
+                try:
+                    return values.get(ref)
+                except ModuleNotFoundError as error:
+                    raise _missing_module(error, ref, code) from error
+
+    def _read(self) -> RunReader:
+        """Read the run."""
+        try:
+            return self.client.store.follow(self.flow, self.run_id)
+        except NotFound:
+            raise self.client.no_run(self.flow, self.run_id) from None
+
+
+@contextmanager
+def _on_path(code: CodeRef | None) -> Iterator[None]:
+    """Let modules of a run's project be imported, after all that can be imported anyway."""
+    root = code.root if code is not None else ""
+    if not root or not Path(root).is_dir() or root in sys.path:
+        yield
+        return
+    folders = [root]
+    if code is not None and code.file:
+        # A file that lies in no package is imported from its own folder.
+        depth = code.module.count(".") + 1
+        folders.append(str(Path(root, *Path(code.file).parts[:-depth])))
+    before = list(sys.path)
+    sys.path.extend(dict.fromkeys(folders))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _missing_module(error: ModuleNotFoundError, ref: ArtifactRef, code: CodeRef | None) -> ArtifactError:
+    """Return the error of a value that needs a module which is not here."""
+    module = error.name or "?"
+    own = code is not None and module in (code.module, code.module.partition(".")[0])
+    hint = f"run where {code.root} is, or put the folder of {module}.py on PYTHONPATH" if own and code else ""
+    return ArtifactError(
+        f"a value of type {ref.type} cannot be loaded: the module {module!r} cannot be imported here",
+        hint=hint or f"install the package that provides {module!r}",
+    )
+
+
+def system_tags(state: RunState) -> frozenset[str]:
+    """Return the tags that the system gives to a run."""
+    run, began = state.context, state.began
+    tags = {f"user:{run.username}", day_tag(began.time), "runtime:dev"}
+    if "python" in began.metadata:
+        tags.add(f"python_version:{began.metadata['python']}")
+    if run.project:
+        tags.add(f"project:{run.project.get('name', '')}")
+        tags.add(f"project_branch:{run.project.get('branch', '')}")
+    return frozenset(tags)
+
+
+def day_tag(seconds: float) -> str:
+    """Return the tag with the day of a moment, in UTC."""
+    return time.strftime("date:%Y-%m-%d", time.gmtime(seconds))
