@@ -48,7 +48,6 @@ class LiveProgress:
         from rich.live import Live
 
         self._console = console or Console(highlight=False, soft_wrap=True)
-        self._live = Live(console=self._console, auto_refresh=False, get_renderable=self._render, transient=False)
         # The driver's thread and the one that draws.
         self._lock = threading.Lock()
         self._pending: list[Any] = []
@@ -60,6 +59,7 @@ class LiveProgress:
         self._over: tuple[str, str] | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._draw, name="mlp-progress", daemon=True)
+        self._live = Live(console=self._console, auto_refresh=False, get_renderable=self._render)
 
     def run_started(self, run: RunContext, graph: FlowGraph, store_url: str) -> None:
         """Begin to draw."""
