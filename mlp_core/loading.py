@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlp_core.errors import FlowError, UsageError
+from mlp_core.parameters import parameters_of
 from mlp_hookspecs import CodeRef
 
 if TYPE_CHECKING:
@@ -29,6 +30,20 @@ def reserved_names(flow: type[Any]) -> frozenset[str]:
     """Return the names that the base of all flows defines, which nothing in a flow may have."""
     base = next((base for base in flow.__mro__ if base.__dict__.get(MARK) is True), object)
     return frozenset(name for name in vars(base) if not name.startswith("__"))
+
+
+def class_constants(flow: type[Any]) -> dict[str, Any]:
+    """Return the class attributes of a flow that are data: constants of every run."""
+    found: dict[str, Any] = {}
+    parameters = parameters_of(flow)
+    for base in reversed(flow.__mro__):
+        if base is object or base.__module__.partition(".")[0] == "mlp_core":
+            continue
+        for name, value in vars(base).items():
+            is_data = not callable(value) and not hasattr(value, "__get__") and not isinstance(value, type)
+            if not name.startswith("_") and is_data and name not in parameters:
+                found[name] = value
+    return found
 
 
 def load_flow(path: Path, name: str | None = None) -> type[Any]:

@@ -125,6 +125,37 @@ class Scheduler:
             ready += self._arrive(task.key, name, splits, task.frames)
         return ready
 
+    def successors(self, task: ReadyTask, transition: Transition) -> Sequence[TaskKey]:
+        """Return the tasks that a finished one leads to, joins included whether or not they still wait.
+
+        Parameters
+        ----------
+        task : ReadyTask
+            The task; it has not been told to `finished`.
+        transition : Transition
+            Where it goes.
+
+        Returns
+        -------
+        sequence of TaskKey
+            In the order of the branches or items.
+        """
+        node = self._nodes[task.key.step]
+        index = task.key.index
+        if node.kind == "foreach" and transition.count:
+            return [self._key(transition.steps[0], (*index, position)) for position in range(transition.count)]
+        names = (node.join,) if node.kind == "foreach" and node.join is not None else transition.steps
+        keys = []
+        for name in names:
+            closes = self._nodes[name].is_join and node.kind not in ("foreach", "split") and task.splits
+            is_foreach = closes and self._nodes[task.splits[-1].split.step].kind == "foreach"
+            keys.append(self._key(name, index[:-1] if is_foreach else index))
+        return keys
+
+    def _key(self, name: str, index: tuple[int, ...]) -> TaskKey:
+        """Return the key of a step's next task at a position."""
+        return TaskKey(name, index, self._rounds.get((name, index), 0))
+
     @property
     def waiting(self) -> tuple[str, ...]:
         """The joins that some branch has reached and some has not, by path; empty when a run has ended well."""
@@ -170,8 +201,6 @@ class Scheduler:
         frames: tuple[ForeachFrame, ...],
     ) -> ReadyTask:
         """Return a task with its deterministic key: a step that comes round again counts its rounds."""
-        index = tuple(frame.index for frame in frames)
-        place = (name, index)
-        turn = self._rounds.get(place, 0)
-        self._rounds[place] = turn + 1
-        return ReadyTask(TaskKey(name, index, turn), parents, splits, frames)
+        key = self._key(name, tuple(frame.index for frame in frames))
+        self._rounds[name, key.index] = key.loop + 1
+        return ReadyTask(key, parents, splits, frames)

@@ -17,7 +17,7 @@ import attrs
 
 from mlp_core import names
 from mlp_core.errors import ParameterError, UsageError
-from mlp_core.loading import IMPORTING, code_ref
+from mlp_core.loading import IMPORTING, class_constants, code_ref
 from mlp_core.parameters import parameters_of, resolve, to_text
 from mlp_core.runner.driver import Driver, TaskFailure
 from mlp_core.runner.environments import prepare_steps
@@ -28,7 +28,6 @@ from mlp_core.runner.requests import RunSetup
 from mlp_core.runner.reuse import Reuse
 from mlp_core.store.records import Note, RunBegan
 from mlp_core.store.state import RunState
-from mlp_core.worker.execute import class_constants
 from mlp_hookspecs import ArtifactRef, CodeRef, RunContext, frozen_map
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ GITIGNORE: Final = ".gitignore"
 BLOBS: Final = "blobs/"
 FLOWS: Final = "flows/"
 DEPLOYMENTS: Final = "deployments/"
+BLUEPRINTS: Final = "blueprints/"
 
 LOG_SEGMENT: Final = "log."
 """What the names of segments begin with that hold log frames; all others hold records."""
@@ -39,6 +40,13 @@ def blob(digest: str) -> str:
     if not _DIGEST.fullmatch(digest):
         raise StoreDamaged(f"{names.shown(digest)} is no digest; one looks like sha256-<64 hex digits>")
     return f"{BLOBS}{digest[7:9]}/{digest}"
+
+
+def blueprint(digest: str) -> str:
+    """Return the key of a frozen flow; StoreDamaged where the digest is none."""
+    if not _DIGEST.fullmatch(digest):
+        raise StoreDamaged(f"{names.shown(digest)} is no digest; one looks like sha256-<64 hex digits>")
+    return f"{BLUEPRINTS}{digest}"
 
 
 def flow(name: str) -> str:

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from mlp_core.facts import current
 from mlp_core.errors import CaughtFailure, MlpError, PluginError
+from mlp_core.facts import current
 from mlp_core.graph import parse_flow
 from mlp_core.hooks import Hooks, build_worker_hooks
-from mlp_core.loading import IMPORTING, load_code
+from mlp_core.loading import IMPORTING, class_constants, load_code
 from mlp_core.parameters import parameters_of
 from mlp_core.store import Store
+from mlp_core.unpack import code_folder
 from mlp_core.values import Values
 from mlp_core.worker.failures import describe_exception, user_traceback
 from mlp_core.worker.rehearsal import rehearse
@@ -33,6 +34,7 @@ from mlp_hookspecs.types import OPTIONS_ATTRIBUTE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from mlp_hookspecs import FailureKind, RunContext, StepNode, TaskKey, Wrap
 
@@ -68,14 +70,23 @@ def _load(request: StepRequest, *, for_many: bool) -> Callable[[StepRequest], St
     os.environ[IMPORTING] = "1"
     try:
         hooks, settings = build_worker_hooks(request.plugins, request.settings)
-        worker = Worker(hooks, settings, load_code(request.code))
+        worker = Worker(hooks, settings, load_code(request.code, _code_folder(request, hooks)))
         if for_many:
             rehearse(worker, request)
-        return worker.run
     except Exception as error:  # noqa: BLE001 # a flow's file can raise anything when it is imported
         return _failing(error)
+    else:
+        return worker.run
     finally:
         del os.environ[IMPORTING]
+
+
+def _code_folder(request: StepRequest, hooks: Hooks) -> Path | None:
+    """Return where the code package is unpacked, on hosts that do not have the project's folder; else None."""
+    if request.code.package is None:
+        return None
+    store = Store.open(hooks.open_store(request.store), create=False)
+    return code_folder(request.code, Values(hooks, store.blobs()))
 
 
 def _failing(error: Exception) -> Callable[[StepRequest], StepOutcome]:
@@ -285,20 +296,6 @@ class Handle:
     def set_current(self, name: str, value: object) -> None:
         """Add an attribute to `current`."""
         self.facts[name] = value
-
-
-def class_constants(flow: type[Any]) -> dict[str, Any]:
-    """Return the class attributes of a flow that are data: constants of every run."""
-    found: dict[str, Any] = {}
-    parameters = parameters_of(flow)
-    for base in reversed(flow.__mro__):
-        if base is object or base.__module__.partition(".")[0] == "mlp_core":
-            continue
-        for name, value in vars(base).items():
-            is_data = not callable(value) and not hasattr(value, "__get__") and not isinstance(value, type)
-            if not name.startswith("_") and is_data and name not in parameters:
-                found[name] = value
-    return found
 
 
 def _run_user_code(step: Callable[..., None], arguments: tuple[Any, ...], values: Values) -> Failure | None:
