@@ -14,6 +14,7 @@ from mlp_core.errors import FlowError, MlpError
 from mlp_core.folders import made_folder
 from mlp_core.runner.requests import StepSetup
 from mlp_core.store.records import EnvironmentLocked
+from mlp_hookspecs import frozen_map
 
 if TYPE_CHECKING:
     from mlp_core.runner.planning import CheckedFlow
@@ -40,7 +41,13 @@ class PreparedSteps:
     notes: tuple[str, ...] = ()
 
 
-def prepare_steps(checked: CheckedFlow, session: Session, writer: RunWriter | None) -> PreparedSteps:
+def prepare_steps(
+    checked: CheckedFlow,
+    session: Session,
+    writer: RunWriter | None,
+    *,
+    known: Mapping[str, EnvironmentLock] = frozen_map({}),
+) -> PreparedSteps:
     """Resolve and provision what the steps need, before the first of them starts.
 
     Parameters
@@ -51,6 +58,8 @@ def prepare_steps(checked: CheckedFlow, session: Session, writer: RunWriter | No
         Plugins and settings.
     writer : RunWriter or None
         Where locks are recorded.
+    known : mapping of str to EnvironmentLock
+        What was resolved before, by step.
 
     Raises
     ------
@@ -66,7 +75,7 @@ def prepare_steps(checked: CheckedFlow, session: Session, writer: RunWriter | No
     locks: dict[str, EnvironmentLock] = {}
     notes = []
     for digest, (spec, users) in specs.items():
-        locks[digest] = _resolve(session, spec, users[0])
+        locks[digest] = known.get(users[0].node.name) or _resolve(session, spec, users[0])
         if writer is not None:
             names = tuple(step.node.name for step in users)
             writer.write([EnvironmentLocked(spec, locks[digest], names, time.time())], sync=False)

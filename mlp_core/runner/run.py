@@ -28,7 +28,7 @@ from mlp_core.runner.requests import RunSetup
 from mlp_core.runner.reuse import Reuse
 from mlp_core.store.records import Note, RunBegan
 from mlp_core.store.state import RunState
-from mlp_hookspecs import ArtifactRef, CodeRef, RunContext, frozen_map
+from mlp_hookspecs import ArtifactRef, CodeRef, EnvironmentLock, RunContext, frozen_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,6 +73,10 @@ class RunOptions:
         The event that started the run.
     command : tuple of str
         The command line, for the record.
+    code : CodeRef or None
+        The code's recorded package, for a flow that was frozen before; by default the project as it is.
+    locks : mapping of str to EnvironmentLock
+        Environments that were resolved before, by step.
     """
 
     parameters: Mapping[str, object] = attrs.field(factory=dict, converter=frozen_map)
@@ -89,6 +93,8 @@ class RunOptions:
     resume_from: str | None = None
     trigger: Mapping[str, object] = attrs.field(factory=dict, converter=frozen_map)
     command: tuple[str, ...] = ()
+    code: CodeRef | None = None
+    locks: Mapping[str, EnvironmentLock] = attrs.field(factory=dict, converter=frozen_map)
 
     def flags(self) -> dict[str, object]:
         """Return the settings that these options stand for."""
@@ -174,7 +180,7 @@ def run_flow(flow: type[Any], session: Session, options: RunOptions, progress: P
             options.run_id_file.write_text(run.run_id, encoding="utf-8")
         progress.run_started(run, checked.graph, store.url)
         stack.enter_context(observers(session, run, store.url))
-        prepared = prepare_steps(checked, session, writer)
+        prepared = prepare_steps(checked, session, writer, known=options.locks)
         for note in prepared.notes:
             writer.write([Note("environment", note, time.time())], sync=False)
             progress.note(note)
@@ -229,8 +235,8 @@ def freeze(checked: CheckedFlow, session: Session, options: RunOptions, values: 
         texts = {name: to_text(value) for name, value in resolved.items()}
     for name, value in class_constants(flow).items():
         refs[name] = values.put(name, value)
-    code = code_ref(flow, session.root)
-    if code.pickled is None:
+    code = options.code or code_ref(flow, session.root)
+    if code.pickled is None and code.package is None:
         package = values.put_bytes(build_package(Path(code.root), session.settings, store=session.store_url))
         code = attrs.evolve(code, package=package)
     values.sync()
