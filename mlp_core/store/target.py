@@ -167,7 +167,7 @@ class BlobTarget:
         if self._path is not None:
             return self._finished_path(self._path, room)
         if self._content is None:
-            if self is self._whole and self._parts:
+            if self._has_parts():
                 return []
             self._content = Content(self._blobs.objects.staging)
         size = self._content.size
@@ -176,6 +176,11 @@ class BlobTarget:
             return [ArtifactPart(self._name, digest, size, held)]
         self._blobs.add(held, digest, size)
         return [ArtifactPart(self._name, digest, size)]
+
+    def _has_parts(self) -> bool:
+        """Tell whether there are parts below this target."""
+        inside = self._name + "/" if self._name else ""
+        return any(name.startswith(inside) for name in self._whole._parts)  # noqa: SLF001 # of the same class
 
     def _finished_path(self, path: Path, room: int) -> list[ArtifactPart]:
         """Take in the file or folder that the encoder made."""
