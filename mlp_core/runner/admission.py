@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
+OVERTAKINGS = 32
+"""How many younger attempts may start before one that waits for room on the driver's host."""
+
+
 @attrs.frozen
 class Demand:
     """What a ready attempt asks for.
@@ -103,6 +107,8 @@ class Admission:
         self._running: dict[str, Demand] = {}
         self._by_step: dict[str, int] = {}
         self._by_launcher: dict[str, int] = {}
+        self._passed_over: str | None = None
+        self._overtakings = 0
 
     def __len__(self) -> int:
         """Return how many attempts wait."""
@@ -146,8 +152,30 @@ class Admission:
         """Return the oldest attempt that fits; of one shape only the oldest need be looked at."""
         if self._max_workers is not None and len(self._running) >= self._max_workers:
             return None
-        fitting = [queue[0] for queue in self._waiting.values() if queue and self._fits(queue[0])]
-        return min(fitting, key=lambda demand: self._order[demand.id], default=None)
+        free = sorted((q[0] for q in self._waiting.values() if self._is_free(q[0])), key=self._age)
+        found = next((demand for demand in free if self._has_room(demand)), None)
+        starved = next((demand for demand in free if self._is_here(demand) and not self._has_room(demand)), None)
+        if found is None or starved is None or not self._is_here(found) or self._age(found) < self._age(starved):
+            return found
+        return self._overtaking(found, starved, free)
+
+    def _overtaking(self, found: Demand, starved: Demand, free: Sequence[Demand]) -> Demand | None:
+        """Let one attempt start before an older one that waits for room on this host, unless too many have."""
+        if self._passed_over != starved.id:
+            self._passed_over, self._overtakings = starved.id, 0
+        if self._overtakings < OVERTAKINGS:
+            self._overtakings += 1
+            return found
+        elsewhere = (demand for demand in free if not self._is_here(demand) and self._has_room(demand))
+        return next(elsewhere, None)
+
+    def _age(self, demand: Demand) -> int:
+        """Return an attempt's place in the queue."""
+        return self._order[demand.id]
+
+    def _is_here(self, demand: Demand) -> bool:
+        """Tell whether an attempt would run on the driver's host."""
+        return demand.launcher not in self._capacities
 
     def _start(self, demand: Demand) -> None:
         """Move an attempt from the queue to the running ones."""
@@ -161,15 +189,19 @@ class Admission:
         self._by_step[demand.step] = self._by_step.get(demand.step, 0) + 1
         self._by_launcher[demand.launcher] = self._by_launcher.get(demand.launcher, 0) + 1
 
-    def _fits(self, demand: Demand) -> bool:
-        """Tell whether an attempt may start beside those that run."""
+    def _is_free(self, demand: Demand) -> bool:
+        """Tell whether neither the step's limit nor its launcher's capacity holds an attempt back."""
         limit = self._limits.get(demand.step)
         if limit is not None and self._by_step.get(demand.step, 0) >= limit:
             return False
-        if demand.launcher in self._capacities:
-            capacity = self._capacities[demand.launcher]
-            return capacity is None or self._by_launcher.get(demand.launcher, 0) < capacity
-        here = [d for d in self._running.values() if d.launcher not in self._capacities]
+        capacity = self._capacities.get(demand.launcher)
+        return capacity is None or self._by_launcher.get(demand.launcher, 0) < capacity
+
+    def _has_room(self, demand: Demand) -> bool:
+        """Tell whether the driver's host has room for an attempt, or need not have any."""
+        if not self._is_here(demand):
+            return True
+        here = [running for running in self._running.values() if self._is_here(running)]
         # What asks for more than the machine has runs alone, rather than never.
         if not here:
             return True
