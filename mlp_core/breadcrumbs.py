@@ -131,11 +131,8 @@ class Trail:
 
     def _begin(self) -> None:
         """Make the file, or do without."""
-        first = self._pid == 0
-        if self._map is not None:
-            # A forked child has its parent's file mapped: it gets one of its own, and lets that one be.
-            self._map = None
-            os.close(self._fd)
+        # A forked child has its parent's file mapped: it gets one of its own, and lets that one be.
+        self._map = None
         self._pid = os.getpid()
         if self._folder is None:
             return
@@ -150,8 +147,8 @@ class Trail:
             self._map = mmap.mmap(self._fd, _SLOT * _SLOTS)
         except OSError:
             return
-        if first:
-            atexit.register(self.close)
+        # In a forked child too: what its parent had registered may have been cleared.
+        atexit.register(self.close)
 
 
 def runtime_folder() -> Path | None:

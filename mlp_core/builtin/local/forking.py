@@ -32,6 +32,7 @@ HEADER_BYTES = 8
 """A frame begins with two 4-byte big-endian lengths: of the attempt's id and of the request."""
 
 CONTROL_FD = "MLP_TEMPLATE_FD"
+ENTRY = "MLP_TEMPLATE_ENTRY"
 TEMPLATE_MODULE = "mlp_core.builtin.local.template"
 
 _Key: TypeAlias = tuple[tuple[str, ...], tuple[tuple[str, str], ...], str | None]
@@ -116,6 +117,7 @@ class Forking:
         ours, theirs = socket.socketpair()
         environment = worker_environment(command.variables, command.unset)
         environment[CONTROL_FD] = str(theirs.fileno())
+        environment[ENTRY] = command.entry
         try:
             process = subprocess.Popen(
                 [command.argv[0], "-P", "-m", TEMPLATE_MODULE],

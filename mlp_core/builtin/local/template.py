@@ -1,6 +1,7 @@
 """The template process: it imports the flow once, never runs a step, and forks for each task.
 
-`python -P -m mlp_core.builtin.local.template`, with the control socket's descriptor in ``MLP_TEMPLATE_FD``.
+`python -P -m mlp_core.builtin.local.template`, with the control socket's descriptor in ``MLP_TEMPLATE_FD`` and the
+command's entry in ``MLP_TEMPLATE_ENTRY``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mlp_core.builtin.local.forking import CONTROL_FD, HEADER_BYTES
+from mlp_core.builtin.local.forking import CONTROL_FD, ENTRY, HEADER_BYTES
 from mlp_hookspecs import CodeWarning, StepRequest, wire
 from mlp_hookspecs.process import MessageWriter, adopt_orphans, die_with_parent
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from mlp_hookspecs import StepOutcome
-
-ENTRY = "mlp_core.worker:prepare"
 
 _UNSAFE_THREADS = ("grpc", "polars", "rayon", "tokio", "torch", "tensorflow", "jax", "ray")
 """What the names of threads begin with that do not survive a fork."""
@@ -56,7 +55,7 @@ def main() -> int:
     if first is None:
         return 0
     _extend_path()
-    module, _, name = ENTRY.partition(":")
+    module, _, name = os.environ.pop(ENTRY).partition(":")
     prepared = getattr(importlib.import_module(module), name)(wire.loads(StepRequest, first[1]))
     _warn_of_generators()
     reason = why_unsafe()

@@ -1,0 +1,331 @@
+"""Which promises a store keeps: an object is there whole or not at all, and one writer wins."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+
+from mlp_hookspecs import BackendKind
+from mlp_hookspecs.testing.contract import BackendContract
+from mlp_hookspecs.testing.driver import Driver, child_command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlp_hookspecs.handles import ObjectStore
+
+KEY = "flows/Flow/20260131-094500-123456/2-1~3@1.json"
+WRITERS = 4
+OBJECTS = 25
+
+
+class StoreContract(BackendContract):
+    """The tests of a store.
+
+    A derived class supplies the fixture `url`, a new place for each test.
+
+    Examples
+    --------
+    >>> import pytest
+    >>> from mlp_hookspecs.testing import StoreContract
+    >>> class TestTape(StoreContract):
+    ...     plugin = "mlp_plugin_tape"
+    ...     name = "tape"
+    ...
+    ...     @pytest.fixture
+    ...     def url(self, tmp_path):
+    ...         return f"tape://{tmp_path}"
+    """
+
+    kind: ClassVar[BackendKind] = "store"
+
+    @pytest.fixture
+    def url(self) -> str:
+        """The URL of a place where nothing is yet."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def store(self, driver: Driver, url: str) -> Iterator[ObjectStore]:
+        """The open store."""
+        store: ObjectStore = driver.call("mlp_open_store", url=url)
+        yield store
+        store.close()
+
+    @pytest.fixture
+    def second(self, driver: Driver, store: ObjectStore) -> Iterator[ObjectStore]:
+        """The same store, opened a second time from the URL that the first gives."""
+        second: ObjectStore = driver.call("mlp_open_store", url=store.url)
+        yield second
+        second.close()
+
+    # ------------------------------------------------------------------------------------------ objects
+
+    def test_what_is_written_is_read(self, store: ObjectStore, second: ObjectStore) -> None:
+        """An object is what was written, also for who opens the store again; empty and large ones too."""
+        for number, data in enumerate((b"", b"x", bytes(range(256)) * (1 << 15))):
+            assert store.create(f"a/{number}", data, sync=True) is True
+            assert store.read(f"a/{number}") == second.read(f"a/{number}") == data
+
+    def test_keys_keep_their_names(self, store: ObjectStore) -> None:
+        """Names of flows, runs, tasks and deployments are keys as they are."""
+        keys = [KEY, "UPPER", "a/b/c/d/e/f/g", f"long/{'x' * 128}", "blobs/ab/sha256-" + "0" * 64]
+        for key in keys:
+            store.create(key, key.encode(), sync=False)
+        assert {info.key for info in store.list("")} == set(keys)
+        assert [store.read(key) for key in keys] == [key.encode() for key in keys]
+
+    def test_ranges(self, store: ObjectStore) -> None:
+        """A range is cut off where the object ends."""
+        store.create(KEY, b"0123456789", sync=False)
+        assert store.read(KEY, 3) == b"3456789"
+        assert store.read(KEY, 3, 5) == b"34"
+        assert store.read(KEY, 8, 100) == b"89"
+        assert store.read(KEY, 10) == store.read(KEY, 50, 60) == store.read(KEY, 4, 4) == b""
+
+    def test_absent_objects(self, store: ObjectStore) -> None:
+        """What is not there cannot be read, and can be deleted; a folder is no object."""
+        store.create("a/b/c", b"", sync=False)
+        for key in ("absent", "a/absent", "a/b"):
+            with pytest.raises(FileNotFoundError):
+                store.info(key)
+        with pytest.raises(FileNotFoundError):
+            store.read("absent")
+        store.delete("absent")
+        assert store.children("absent/") == []
+        assert list(store.list("absent/")) == []
+
+    def test_create_does_not_overwrite(self, store: ObjectStore, second: ObjectStore) -> None:
+        """Only the first create of a key makes it."""
+        assert store.create(KEY, b"first", sync=False) is True
+        assert second.create(KEY, b"second", sync=True) is False
+        assert store.read(KEY) == b"first"
+
+    def test_replace_overwrites(self, store: ObjectStore, second: ObjectStore) -> None:
+        """A replace makes an object or takes the place of one, whatever their sizes."""
+        store.replace(KEY, b"a longer one", sync=False)
+        second.replace(KEY, b"short", sync=True)
+        assert store.read(KEY) == b"short"
+
+    def test_delete(self, store: ObjectStore, second: ObjectStore) -> None:
+        """A deleted object is gone for everybody, and can be made again."""
+        store.create(KEY, b"x", sync=True)
+        second.delete(KEY)
+        with pytest.raises(FileNotFoundError):
+            store.read(KEY)
+        assert store.create(KEY, b"y", sync=False) is True
+
+    def test_info(self, store: ObjectStore) -> None:
+        """Size and time are the object's; a replace makes it newer, not older."""
+        before = time.time()
+        store.create(KEY, b"12345", sync=False)
+        info = store.info(KEY)
+        assert (info.key, info.size) == (KEY, 5)
+        # The clocks of a store and of this host may differ.
+        assert abs(info.modified_at - before) < 24 * 3600
+        store.replace(KEY, b"1", sync=False)
+        assert store.info(KEY).size == 1
+        assert store.info(KEY).modified_at >= info.modified_at
+
+    def test_listing(self, store: ObjectStore) -> None:
+        """A prefix lists what lies below it at any depth, and nothing beside it."""
+        for key in ("runs/1/journal", "runs/1/logs", "runs/10/journal", "runs/2/a/b", "runs-other/x", "top"):
+            store.create(key, b"abc", sync=False)
+        listed = {info.key: info.size for info in store.list("runs/1/")}
+        assert listed == {"runs/1/journal": 3, "runs/1/logs": 3}
+        assert len(list(store.list("runs/"))) == 4
+        assert store.children("runs/") == ["1", "10", "2"]
+        assert store.children("runs/2/") == ["a"]
+        assert store.children("") == ["runs", "runs-other", "top"]
+
+    # ------------------------------------------------------------------------------------------ many at once
+
+    def test_one_creator_wins(self, plugin_writers: list[subprocess.Popen[str]], store: ObjectStore) -> None:
+        """Of processes that create the same keys at the same moment, exactly one makes each, and its data is there."""
+        for writer in plugin_writers:
+            assert writer.stdin is not None
+            writer.stdin.write("go\n")
+            writer.stdin.flush()
+        made = [_answer(writer) for writer in plugin_writers]
+        for number in range(OBJECTS):
+            winners = [writer for writer in range(WRITERS) if made[writer][number]]
+            assert len(winners) == 1, f"{len(winners)} of {WRITERS} processes believe that they made one object"
+            assert store.read(f"race/{number}") == (str(winners[0]) * 5000).encode()
+
+    @pytest.fixture
+    def plugin_writers(self, url: str) -> Iterator[list[subprocess.Popen[str]]]:
+        """Processes that are about to create the same objects."""
+        keys = [f"race/{number}" for number in range(OBJECTS)]
+        with _children(
+            *(child_command(self.plugin, "create", url=url, keys=keys, data=str(n) * 5000) for n in range(WRITERS))
+        ) as writers:
+            assert [_answer(writer) for writer in writers] == ["ready"] * WRITERS
+            yield writers
+
+    def test_objects_are_never_seen_half_written(self, store: ObjectStore, second: ObjectStore) -> None:
+        """Whoever reads while an object is created or replaced sees the old one, the new one, or none; listings too."""
+        sizes = {100_000, 250_000}
+        stop = threading.Event()
+
+        def write() -> None:
+            number = 0
+            while not stop.is_set():
+                store.replace("one/replaced", b"a" * 100_000 if number % 2 else b"b" * 250_000, sync=False)
+                store.create(f"one/{number}", b"c" * 100_000, sync=False)
+                number += 1
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            seen = set()
+            for _ in range(150):
+                for info in second.list("one/"):
+                    seen.add(info.size)
+                    data = second.read(info.key)
+                    seen.add(len(data))
+                    assert len(set(data)) == 1, "an object had content of two writes"
+            assert seen <= sizes, f"objects were seen with {sorted(seen - sizes)} bytes, which nobody wrote"
+        finally:
+            stop.set()
+            writer.join()
+
+    # ------------------------------------------------------------------------------------------ files, durability
+
+    def test_finished_files_are_adopted(self, store: ObjectStore, second: ObjectStore) -> None:
+        """A file from the staging folder becomes an object under its key, or takes the place of one."""
+        for data in (b"first" * 1000, b"second"):
+            source = store.staging() / "file"
+            source.write_bytes(data)
+            store.adopt(source, KEY, sync=data == b"second")
+            assert second.read(KEY) == data
+            assert not source.exists(), "an adopted file is moved, not copied"
+
+    def test_staging_is_not_part_of_the_store(self, store: ObjectStore) -> None:
+        """What is not finished is no object."""
+        (store.staging() / "unfinished").write_bytes(b"x")
+        assert list(store.list("")) == []
+        assert store.children("") == []
+
+    def test_local_file_is_the_object(self, store: ObjectStore) -> None:
+        """Where the store names a local file for an object, it has the object's content."""
+        store.create(KEY, b"content", sync=False)
+        path = store.local_path(KEY)
+        if path is None:
+            pytest.skip("the store has no local files")
+        assert path.read_bytes() == b"content"
+
+    def test_syncing_what_was_written(self, store: ObjectStore) -> None:
+        """Objects can be made durable afterwards, several at once, and twice."""
+        keys = [f"sync/{number}" for number in range(3)]
+        store.create(keys[0], b"x", sync=False)
+        store.replace(keys[1], b"x", sync=False)
+        (store.staging() / "file").write_bytes(b"x")
+        store.adopt(store.staging() / "file", keys[2], sync=False)
+        store.sync(keys)
+        store.sync(keys[:1])
+        store.sync([])
+        assert [store.read(key) for key in keys] == [b"x"] * 3
+
+    # ------------------------------------------------------------------------------------------ growing, locks
+
+    def test_growing_object(self, store: ObjectStore, second: ObjectStore) -> None:
+        """What was appended can be read at once by everybody, and a later writer goes on at the end."""
+        file = store.open_append(KEY)
+        if file is None:
+            pytest.skip("the store has no growing objects")
+        file.append(b"one\n", sync=True)
+        assert second.read(KEY) == b"one\n"
+        file.append(b"two\n", sync=False)
+        assert second.read(KEY, 4) == b"two\n"
+        assert second.info(KEY).size == 8
+        file.close()
+        again = second.open_append(KEY)
+        assert again is not None
+        again.append(b"three\n", sync=False)
+        again.close()
+        assert store.read(KEY) == b"one\ntwo\nthree\n"
+
+    def test_lock_excludes(self, driver: Driver, store: ObjectStore, url: str) -> None:
+        """Of two processes one gets the lock; the other is told so at once, and anybody can see it."""
+        with self._holder(driver, store, url) as holder:
+            assert _answer(holder) is True
+            assert store.is_locked("locks/run") is True
+            lock = store.lock("locks/run")
+            assert lock is not None
+            with lock as is_free:
+                assert is_free is False, "a second process got a lock that was held"
+            assert store.is_locked("locks/run") is True, "asking for a held lock has freed it"
+            holder.communicate("stop\n")
+        assert store.is_locked("locks/run") is False
+
+    def test_lock_ends_with_its_process(self, driver: Driver, store: ObjectStore, url: str) -> None:
+        """A process that is killed does not keep its lock."""
+        with self._holder(driver, store, url) as holder:
+            assert _answer(holder) is True
+            holder.kill()
+            holder.wait()
+        lock = store.lock("locks/run")
+        assert lock is not None
+        with lock as is_free:
+            assert is_free is True
+            assert store.is_locked("locks/run") is True
+        assert store.is_locked("locks/run") is False
+
+    def test_looking_does_not_lock(self, store: ObjectStore, second: ObjectStore) -> None:
+        """A lock that nobody ever took is free, and looking at it leaves it so."""
+        lock = store.lock("locks/run")
+        if lock is None:
+            pytest.skip("the store has no locks")
+        assert second.is_locked("locks/run") is False
+        with lock as is_free:
+            assert is_free is True
+
+    @contextmanager
+    def _holder(self, driver: Driver, store: ObjectStore, url: str) -> Iterator[subprocess.Popen[str]]:
+        """Start a process that holds a lock until it reads a line."""
+        if store.lock("locks/other") is None:
+            pytest.skip("the store has no locks")
+        with _children(child_command(driver.plugin, "lock", url=url, key="locks/run")) as (holder,):
+            yield holder
+
+    # ------------------------------------------------------------------------------------------ opening
+
+    def test_opening_writes_nothing(self, driver: Driver, url: str) -> None:
+        """To look is not to make: a store that was only opened and read is as empty as before."""
+        for _ in range(2):
+            store: ObjectStore = driver.call("mlp_open_store", url=url)
+            assert store.children("") == []
+            assert list(store.list("")) == []
+            store.close()
+
+    def test_url_is_of_the_backend(self, store: ObjectStore) -> None:
+        """The store's own URL begins with the backend's name, so that any host finds the plugin again."""
+        assert store.url.startswith(f"{self.name}:")
+
+
+@contextmanager
+def _children(*commands: list[str]) -> Iterator[list[subprocess.Popen[str]]]:
+    """Start processes, and end them whatever happens."""
+    started = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for command in commands
+    ]
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def _answer(process: subprocess.Popen[str]) -> Any:
+    """Return the next line that a process says, which is JSON."""
+    import json
+
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, "the process has ended without an answer"
+    return json.loads(line)
