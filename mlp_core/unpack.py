@@ -16,7 +16,7 @@ from mlp_core.names import shown
 
 if TYPE_CHECKING:
     from mlp_core.values import Values
-    from mlp_hookspecs import ArtifactRef
+    from mlp_hookspecs import ArtifactRef, CodeRef
 
 
 def unpacked(package: ArtifactRef, values: Values) -> Path:
@@ -53,6 +53,16 @@ def unpacked(package: ArtifactRef, values: Values) -> Path:
             if not target.is_dir():  # somebody else made it meanwhile
                 raise
     return target
+
+
+def code_folder(code: CodeRef, values: Values) -> Path | None:
+    """Return where a flow's code package is unpacked, on hosts that do not have its file; None on those that do.
+
+    Code without a root is that of a deployed version: it runs from its package everywhere.
+    """
+    if code.package is None or (code.root and (Path(code.root) / code.file).is_file()):
+        return None
+    return unpacked(code.package, values)
 
 
 def unpack(content: bytes, folder: Path) -> None:

@@ -16,7 +16,7 @@ from mlp_core.store.logs import LogReader, log_keys
 from mlp_hookspecs import TaskKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from mlp_core.cli.arguments import Parser
     from mlp_core.cli.dispatch import Call
@@ -50,13 +50,28 @@ def logs_command(call: Call) -> int:
     streams = [name for name in ("stdout", "stderr") if getattr(args, name)] or ["stdout", "stderr"]
     follower = Follower(handle, step, task_id, args.attempt)
     printer = _JsonPrinter() if args.json else _Printer(prefixed=task_id is None)
-    for chunk in follower.chunks(follow=args.follow):
+    _print(follower, printer, streams, follow=args.follow)
+    if step is not None and task_id is not None and not follower.count:
+        origin = handle.task(step, task_id).origin
+        if origin is not None:
+            # Of a task that was taken over, the earlier run has the log.
+            spec = Pathspec.parse(origin)
+            earlier = Follower(client.handle(spec.flow, str(spec.run_id)), spec.step, spec.task_id)
+            _print(earlier, printer, streams, follow=False)
+    return 0
+
+
+def print_logs(run: RunHandle, *, as_json: bool) -> None:
+    """Print what a run prints, until it ends."""
+    _print(Follower(run), _JsonPrinter() if as_json else _Printer(prefixed=True), ["stdout", "stderr"], follow=True)
+
+
+def _print(follower: Follower, printer: _Printer, streams: Sequence[str], *, follow: bool) -> None:
+    """Print what is found."""
+    for chunk in follower.chunks(follow=follow):
         if chunk.stream in streams:
             printer.show(chunk)
     printer.finish()
-    if task_id is not None and not follower.count:
-        _print_reused(client, handle, step, task_id, printer)
-    return 0
 
 
 class Follower:
@@ -90,8 +105,8 @@ class Follower:
     def chunks(self, *, follow: bool) -> Iterator[LogChunk]:
         """Iterate over the pieces in the order of writing; with `follow` until the run ends."""
         while True:
-            # Before the logs: what a run prints is written before its end is.
-            is_over = self._run.state.status != "running"
+            # Before the logs: the driver lets go of its run when all of them are written.
+            is_over = self._run.is_over
             yield from self._new_chunks()
             if is_over or not follow:
                 return
@@ -173,15 +188,3 @@ def _chosen(client: Client, spec: Pathspec) -> tuple[RunHandle, str | None, str 
     elif spec.step is not None:
         handle.require_step(spec.step)
     return handle, spec.step, spec.task_id
-
-
-def _print_reused(client: Client, handle: RunHandle, step: str | None, task_id: str, printer: _Printer) -> None:
-    """Print the log of the earlier run's task that did the work."""
-    origin = handle.task(str(step), task_id).origin
-    if origin is None:
-        return
-    spec = Pathspec.parse(origin)
-    earlier = Follower(client.handle(spec.flow, str(spec.run_id)), spec.step, spec.task_id)
-    for chunk in earlier.chunks(follow=False):
-        printer.show(chunk)
-    printer.finish()

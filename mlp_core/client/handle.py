@@ -15,15 +15,18 @@ from mlp_core.names import closest, shown
 from mlp_core.names import tag as checked_tag
 from mlp_core.store import TagsChanged
 from mlp_core.store.logs import LogReader, log_keys
+from mlp_core.unpack import code_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from mlp_core.client.reader import Client
     from mlp_core.store import AttemptState, LogChunk, RunReader, RunState, TaskState
+    from mlp_core.values import Values
     from mlp_hookspecs import ArtifactRef, CodeRef, TaskKey
 
 _NEAR: Final = 5
+_POLL_SECONDS: Final = 0.25
 
 
 class RunHandle:
@@ -92,6 +95,17 @@ class RunHandle:
     def refresh(self) -> None:
         """Take up what was added to the run since."""
         self._reader.refresh()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will be written: the run has ended, and its driver has let go of it."""
+        self._reader.refresh()
+        return self._reader.state.status != "running" and not self._reader.state.is_alive
+
+    def wait(self) -> None:
+        """Return when the run is over."""
+        while not self.is_over:
+            time.sleep(_POLL_SECONDS)
 
     @property
     def pathspec(self) -> str:
@@ -173,8 +187,8 @@ class RunHandle:
     def load(self, ref: ArtifactRef) -> Any:
         """Return an artifact's value.
 
-        Classes of the flow's own module are looked for in the run's project folder, where they are not importable
-        otherwise.
+        Classes of the flow's own module are looked for in the run's project folder or, where that is gone, in its code
+        package, if they are not importable otherwise.
 
         Raises
         ------
@@ -186,7 +200,7 @@ class RunHandle:
             return values.get(ref)
         except ModuleNotFoundError:
             code = self.state.began.code
-            with _on_path(code):
+            with _on_path(code, values):
                 try:
                     return values.get(ref)
                 except ModuleNotFoundError as error:
@@ -201,23 +215,25 @@ class RunHandle:
 
 
 @contextmanager
-def _on_path(code: CodeRef | None) -> Iterator[None]:
+def _on_path(code: CodeRef | None, values: Values) -> Iterator[None]:
     """Let modules of a run's project be imported, after all that can be imported anyway."""
-    root = code.root if code is not None else ""
-    if not root or not Path(root).is_dir() or root in sys.path:
-        yield
-        return
-    folders = [root]
-    if code is not None and code.file:
-        # A file that lies in no package is imported from its own folder.
-        depth = code.module.count(".") + 1
-        folders.append(str(Path(root, *Path(code.file).parts[:-depth])))
+    folders = _code_folders(code, values) if code is not None and code.file else []
     before = list(sys.path)
-    sys.path.extend(dict.fromkeys(folders))
+    sys.path.extend(folder for folder in folders if folder not in before)
     try:
         yield
     finally:
         sys.path[:] = before
+
+
+def _code_folders(code: CodeRef, values: Values) -> list[str]:
+    """Return the folders from which a run's own modules were imported."""
+    root = code_folder(code, values) or Path(code.root)
+    if not root.is_dir():
+        return []
+    # A file that lies in no package is imported from its own folder.
+    depth = code.module.count(".") + 1
+    return list(dict.fromkeys((str(Path(root, *Path(code.file).parts[:-depth])), str(root))))
 
 
 def _missing_module(error: ModuleNotFoundError, ref: ArtifactRef, code: CodeRef | None) -> ArtifactError:

@@ -1,0 +1,136 @@
+"""How a deploy target is opened and used: with objects of its own, and blamed for what it raises."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import attrs
+
+from mlp_core.settings import Settings
+from mlp_hookspecs.handles import ObjectStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from mlp_core.session import Session
+    from mlp_core.store import Store
+    from mlp_hookspecs.handles import AppendFile, DeployTarget, ObjectInfo
+
+_TARGETS = "targets/"
+
+
+@contextmanager
+def opened_target(session: Session, store: Store, name: str) -> Iterator[DeployTarget]:
+    """Open a target for the time of a body; what the target raises there is blamed on its plugin.
+
+    Parameters
+    ----------
+    session : Session
+        The plugins.
+    store : Store
+        The store, in which the target has a part of its own.
+    name : str
+        The target.
+
+    Raises
+    ------
+    UnknownBackend
+        Where there is none of that name.
+    """
+    context = _Context(session.settings, PrefixedObjects(store.objects, f"{_TARGETS}{name}/"))
+    target = session.hooks.open_target(name, context)
+    with session.hooks.using("target", name, (OSError, ValueError)):
+        yield target
+
+
+@attrs.frozen
+class _Context:
+    """What a target may use: a `TargetContext`."""
+
+    settings: Settings
+    objects: ObjectStore
+
+
+class PrefixedObjects:
+    """The objects of a store below a prefix, as a store of their own.
+
+    Parameters
+    ----------
+    inner : ObjectStore
+        The store.
+    prefix : str
+        The prefix, ending with a slash.
+    """
+
+    def __init__(self, inner: ObjectStore, prefix: str) -> None:
+        """Wrap a store."""
+        self._inner = inner
+        self._prefix = prefix
+
+    @property
+    def url(self) -> str:
+        """The store's URL."""
+        return self._inner.url
+
+    def create(self, key: str, data: bytes, *, sync: bool) -> bool:
+        """Write an object if absent."""
+        return self._inner.create(self._prefix + key, data, sync=sync)
+
+    def replace(self, key: str, data: bytes, *, sync: bool) -> None:
+        """Write an object."""
+        self._inner.replace(self._prefix + key, data, sync=sync)
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        """Read an object."""
+        return self._inner.read(self._prefix + key, start, end)
+
+    def info(self, key: str) -> ObjectInfo:
+        """Return size and time of an object."""
+        return attrs.evolve(self._inner.info(self._prefix + key), key=key)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Iterate over objects."""
+        for found in self._inner.list(self._prefix + prefix):
+            yield attrs.evolve(found, key=found.key.removeprefix(self._prefix))
+
+    def children(self, prefix: str) -> Sequence[str]:
+        """Return the names directly below a prefix."""
+        return self._inner.children(self._prefix + prefix)
+
+    def delete(self, key: str) -> None:
+        """Remove an object."""
+        self._inner.delete(self._prefix + key)
+
+    def staging(self) -> Path:
+        """Return a folder for files that are to be moved in."""
+        return self._inner.staging()
+
+    def adopt(self, source: Path, key: str, *, sync: bool) -> None:
+        """Move a file in."""
+        self._inner.adopt(source, self._prefix + key, sync=sync)
+
+    def sync(self, keys: Sequence[str]) -> None:
+        """Make objects durable."""
+        self._inner.sync([self._prefix + key for key in keys])
+
+    def local_path(self, key: str) -> Path | None:
+        """Return an object's own file."""
+        return self._inner.local_path(self._prefix + key)
+
+    def open_append(self, key: str) -> AppendFile | None:
+        """Open an object for appending."""
+        return self._inner.open_append(self._prefix + key)
+
+    def lock(self, key: str) -> AbstractContextManager[bool] | None:
+        """Return a lock."""
+        return self._inner.lock(self._prefix + key)
+
+    def is_locked(self, key: str) -> bool:
+        """Tell whether somebody holds a lock."""
+        return self._inner.is_locked(self._prefix + key)
+
+    def close(self) -> None:
+        """Leave the store open: it is not this view's."""
