@@ -11,7 +11,7 @@ import attrs
 from mlp_core.cli import parameters
 from mlp_core.cli.progress import choose_progress
 from mlp_core.cli.report import print_error
-from mlp_core.cli.text import plural, safe_line, safe_text
+from mlp_core.cli.text import place, plural, safe_line, safe_text
 from mlp_core.errors import NotFound, RunCancelled, RunFailed, UsageError
 from mlp_core.runner import RunOptions, RunResult, run_flow
 
@@ -117,13 +117,14 @@ def _options(args: argparse.Namespace) -> RunOptions:
         isolation=args.isolation,
         run_id_file=args.run_id_file,
         command=tuple(sys.argv),
+        owns_process=True,
     )
 
 
 def _run(call: Call, options: RunOptions) -> int:
     """Run the call's flow."""
     session = call.with_flags(options.flags())
-    prog = f"mlp resume {call.start}" if call.prog == "mlp" else f"{call.prog} resume"
+    prog = f"mlp resume {place(str(call.start))}" if call.prog == "mlp" else f"{call.prog} resume"
     return run_to_end(call.the_flow, session, options, call.args, prog)
 
 

@@ -11,25 +11,22 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Mapping
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Literal
 
 import attrs
 
 from mlp_core.errors import MlpError
-from mlp_core.hooks import Hooks
 from mlp_core.runner.admission import Admission, Demand, Machine
-from mlp_core.runner.inbox import Ended, Inbox, Logged, Message, Signalled, Started
+from mlp_core.runner.inbox import Ended, Logged, Message, Signalled, Started
 from mlp_core.runner.requests import RunSetup, StepSetup, launch_request
 from mlp_core.scheduler import ReadyTask, Scheduler
-from mlp_core.settings import Settings
 from mlp_core.store.records import AttemptFinished, AttemptStarted, Record, RunEnded, TaskReused
 from mlp_hookspecs import ArtifactRef, Failure, ForeachFrame, Resources, StepOutcome, TaskInput, TaskKey
-from mlp_hookspecs.handles import Launcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from mlp_core.runner.launchers import Launchers
     from mlp_core.runner.progress import Progress
     from mlp_core.runner.reuse import Reuse
     from mlp_core.store import RunWriter
@@ -102,25 +99,6 @@ class _Done:
     frames: tuple[ForeachFrame, ...]
 
 
-@attrs.define
-class _Window:
-    """The launchers in use."""
-
-    hooks: Hooks
-    settings: Settings
-    inbox: Inbox
-    stack: ExitStack
-    opened: dict[str, Launcher] = attrs.field(factory=dict)
-
-    def get(self, name: str) -> Launcher:
-        """Return a launcher, opened."""
-        launcher = self.opened.get(name)
-        if launcher is None:
-            launcher = self.stack.enter_context(self.hooks.open_launcher(name, self.settings, self.inbox))
-            self.opened[name] = launcher
-        return launcher
-
-
 class Driver:
     """Runs one flow once.
 
@@ -134,10 +112,10 @@ class Driver:
         What all tasks of each step have in common.
     writer : RunWriter
         The run's journal and logs.
-    hooks : Hooks
-        The plugins.
-    settings : Settings
-        The settings.
+    launchers : Launchers
+        The launchers, open.
+    max_workers : int or None
+        At most so many tasks at once.
     progress : Progress
         Where to report.
     reuse : Reuse
@@ -151,22 +129,21 @@ class Driver:
         setup: RunSetup,
         steps: Mapping[str, StepSetup],
         writer: RunWriter,
-        hooks: Hooks,
-        settings: Settings,
+        launchers: Launchers,
+        max_workers: int | None,
         progress: Progress,
         reuse: Reuse,
     ) -> None:
         """Prepare a run that has not begun."""
-        self.inbox = Inbox()
-        self._hooks = hooks
+        self._inbox = launchers.inbox
+        self._launchers = launchers
         self._setup = setup
         self._steps = steps
         self._writer = writer
         self._progress = progress
         self._reuse = reuse
         self._scheduler = Scheduler(graph)
-        self._windows = _Window(hooks, settings, self.inbox, ExitStack())
-        self._max_workers: int | None = settings["run.max_workers"]
+        self._admission = self._make_admission(max_workers)
         self._attempts: dict[str, _Attempt] = {}
         self._done: dict[TaskKey, _Done] = {}
         self._timers: list[tuple[float, int, str, str]] = []
@@ -189,15 +166,11 @@ class Driver:
         ------
         StoreError
             Where the journal could not be written: the run is then as good as killed, and can be resumed.
-        MlpError
-            Where a launcher could not be opened; no task has started then.
         """
-        with self._windows.stack:
-            self._admission = self._open_launchers()
-            self._add_ready([self._scheduler.begin()])
-            self._launch()
-            while self._attempts_live():
-                self._turn(self.inbox.wait(self._timeout()))
+        self._add_ready([self._scheduler.begin()])
+        self._launch()
+        while self._attempts_live():
+            self._turn(self._inbox.wait(self._timeout()))
         ending = self._ending()
         self._writer.write([RunEnded(ending.status, ending.message, time.time(), self._tasks)], sync=True)
         self._progress.run_finished(ending.status, ending.message)
@@ -298,19 +271,16 @@ class Driver:
 
     # ------------------------------------------------------------------------------------------------ starting
 
-    def _open_launchers(self) -> Admission:
-        """Open every launcher that the flow names, so that one that cannot be reached is found before any task."""
-        capacities: dict[str, int | None] = {}
-        for name in {step.launcher for step in self._steps.values()}:
-            launcher = self._windows.get(name)
-            if not self._hooks.backend("launcher", name).shares_driver_host:
-                capacities[name] = launcher.capacity()
+    def _make_admission(self, max_workers: int | None) -> Admission:
+        """Return the queue of attempts."""
         limits = {
             name: step.planned.plan.concurrency
             for name, step in self._steps.items()
             if step.planned.plan.concurrency is not None
         }
-        return Admission(Machine.measure(), max_workers=self._max_workers, limits=limits, capacities=capacities)
+        return Admission(
+            Machine.measure(), max_workers=max_workers, limits=limits, capacities=self._launchers.capacities()
+        )
 
     def _add_ready(self, tasks: Iterable[ReadyTask]) -> None:
         """Queue tasks; those that an earlier run has done are finished at once, with all that follows from them."""
@@ -365,10 +335,10 @@ class Driver:
             inputs = self._inputs(attempt.task)
             requests.append(launch_request(self._setup, step, attempt.task, inputs, (attempt.number, attempt.caught)))
         try:
-            self._hooks.launch_step(name, requests, self._windows.get(name))
+            self._launchers.launch(name, requests)
         except (OSError, MlpError) as error:
             for request in requests:
-                self.inbox.lost(request.id, Failure("system", f"launcher {name}: {error}"))
+                self._inbox.lost(request.id, Failure("system", f"launcher {name}: {error}"))
 
     def _inputs(self, task: ReadyTask) -> tuple[tuple[TaskInput, ...], TaskInput | None]:
         """Return the finished tasks that a task reads from."""
@@ -411,7 +381,7 @@ class Driver:
                 attempt.timed_out = True
                 step = self._steps[attempt.task.key.step]
                 grace = step.planned.plan.grace_seconds
-                self._windows.get(step.launcher).cancel([attempt_id], GRACE_SECONDS if grace is None else grace)
+                self._launchers.cancel(step.launcher, [attempt_id], GRACE_SECONDS if grace is None else grace)
 
     def _delay(self, attempt: _Attempt) -> None:
         """Queue a further attempt after its policy's pause."""
@@ -477,7 +447,7 @@ class Driver:
         for demand in self._admission.running_demands():
             running.setdefault(demand.launcher, []).append(demand.id)
         for name, attempt_ids in running.items():
-            self._windows.get(name).cancel(attempt_ids, grace)
+            self._launchers.cancel(name, attempt_ids, grace)
 
     def _ending(self) -> Ending:
         """Return how the run ended."""

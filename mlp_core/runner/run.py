@@ -21,6 +21,8 @@ from mlp_core.loading import IMPORTING, class_constants, code_ref
 from mlp_core.parameters import parameters_of, resolve, to_text
 from mlp_core.runner.driver import Driver, TaskFailure
 from mlp_core.runner.environments import prepare_steps
+from mlp_core.runner.inbox import Inbox
+from mlp_core.runner.launchers import Launchers
 from mlp_core.runner.observing import observers
 from mlp_core.runner.package import build_package
 from mlp_core.runner.planning import CheckedFlow, check_flow
@@ -77,6 +79,8 @@ class RunOptions:
         The code's recorded package, for a flow that was frozen before; by default the project as it is.
     locks : mapping of str to EnvironmentLock
         Environments that were resolved before, by step.
+    owns_process : bool
+        Whether this process does nothing but run the flow, so that it may be forked.
     """
 
     parameters: Mapping[str, object] = attrs.field(factory=dict, converter=frozen_map)
@@ -95,6 +99,7 @@ class RunOptions:
     command: tuple[str, ...] = ()
     code: CodeRef | None = None
     locks: Mapping[str, EnvironmentLock] = attrs.field(factory=dict, converter=frozen_map)
+    owns_process: bool = False
 
     def flags(self) -> dict[str, object]:
         """Return the settings that these options stand for."""
@@ -103,6 +108,7 @@ class RunOptions:
             "run.max_num_splits": self.max_num_splits,
             "run.launcher": self.launcher,
             "local.isolation": self.isolation,
+            "local.fork_driver": self.owns_process or None,
         }
         return {name: value for name, value in given.items() if value is not None}
 
@@ -169,10 +175,13 @@ def run_flow(flow: type[Any], session: Session, options: RunOptions, progress: P
             f"there is no step {options.resume_from!r} to resume from",
             hint=f"the steps are {', '.join(node.name for node in checked.graph.steps)}",
         )
-    store = session.open_store(create=True)
-    values = session.values(store)
-    frozen = freeze(checked, session, options, values)
     with ExitStack() as stack:
+        # First of all: a launcher that forks needs a process without threads and locks, and one that cannot be
+        # reached is told before anything is written.
+        launchers = stack.enter_context(Launchers(session.hooks, session.settings, Inbox()))
+        launchers.open(step.plan.launcher or session.settings["run.launcher"] for step in checked.steps)
+        store = session.open_store(create=True)
+        frozen = freeze(checked, session, options, session.values(store))
         writer = begin_run(checked, session, options, store, frozen)
         stack.callback(writer.close)
         run = writer.began.run
@@ -189,12 +198,12 @@ def run_flow(flow: type[Any], session: Session, options: RunOptions, progress: P
             setup=run_setup(session, run, frozen, store.url),
             steps=prepared.steps,
             writer=writer,
-            hooks=session.hooks,
-            settings=session.settings,
+            launchers=launchers,
+            max_workers=session.settings["run.max_workers"],
             progress=progress,
             reuse=Reuse(options.origin, options.resume_from),
         )
-        with _signals_to(driver.inbox.signalled):
+        with _signals_to(launchers.inbox.signalled):
             ending = driver.run()
     return RunResult(run.flow, run.run_id, ending.status, ending.message, ending.failures)
 

@@ -22,6 +22,12 @@ def mlp_settings() -> Sequence[Setting]:
     default = "fork" if platform.system() == "Linux" else "spawn"
     return (
         Setting("local.isolation", default=default, help="How tasks are kept apart: fork, spawn or inline."),
+        Setting(
+            "local.fork_driver",
+            "bool",
+            default=False,
+            help="Whether the first template may be a fork of the driver; commands set it, since they own the process.",
+        ),
         Setting("local.start_timeout", "float", 30.0, "Seconds after which a forked task without a sign is respawned."),
     )
 

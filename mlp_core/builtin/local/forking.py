@@ -2,6 +2,9 @@
 
 One template serves all tasks with the same interpreter, environment variables and working folder. The launcher sends
 a request with the writing ends of its pipes; the template forks, and tells process ids and exits.
+
+A template is a fresh interpreter. The first one may instead be a fork of the driver, made before the driver has any
+thread, lock or open journal: that saves importing the platform, and what the flow's file imports, a second time.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -52,11 +56,37 @@ class _Child:
 class Template:
     """A template process."""
 
-    key: _Key
-    process: subprocess.Popen[bytes]
+    key: _Key | None
+    process: subprocess.Popen[bytes] | ForkedProcess
     control: socket.socket
     received: bytearray = attrs.field(factory=bytearray)
     is_unsafe: bool = False
+
+
+class ForkedProcess:
+    """A child that was forked rather than started, as far as it looks like a `subprocess.Popen`.
+
+    Attributes
+    ----------
+    pid : int
+        Its process id.
+    """
+
+    def __init__(self, pid: int) -> None:
+        """Take over a child."""
+        self.pid = pid
+        self._status: int | None = None
+
+    def wait(self) -> int:
+        """Wait for its end, and return the status as `subprocess.Popen.wait` does."""
+        if self._status is None:
+            try:
+                _, status = os.waitpid(self.pid, 0)
+            except ChildProcessError:  # somebody else has reaped it
+                self._status = 1
+            else:
+                self._status = os.waitstatus_to_exitcode(status)
+        return self._status
 
 
 class Forking:
@@ -79,13 +109,19 @@ class Forking:
         self._make_spawning = spawning
         self._spawning: Spawning | None = None
         self._loop = WorkerLoop(sink, on_end=self._ended)
-        self._loop.start()
         self._templates: dict[_Key, Template] = {}
+        self._spare: Template | None = None
         self._unsafe: set[_Key] = set()
         self._children: dict[str, _Child] = {}
         self._lock = threading.RLock()
         self._closed = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="mlp-fork-watch", daemon=True)
+
+    def open(self, *, may_fork_here: bool) -> None:
+        """Start the threads and, before them and where that is safe, fork a template from this process."""
+        if may_fork_here and not why_not_fork_here():
+            self._spare = _fork_here()
+        self._loop.start()
         self._watcher.start()
 
     # ------------------------------------------------------------------------------------------------ starting
@@ -103,7 +139,9 @@ class Forking:
             with self._lock:
                 template = self._templates.get(key)
                 if template is None:
-                    template = self._start_template(key, request.command, writers)
+                    template = self._adopt_spare(key, request.command)
+                    template = template or self._start_template(key, request.command, writers)
+                    self._care_for(key, template)
                 self._children[request.id] = _Child(request, template)
             _send(template.control, request.id.encode(), wire.dumps(request.step), writers)
         except OSError as error:
@@ -134,10 +172,24 @@ class Forking:
             raise
         finally:
             theirs.close()
-        template = Template(key, process, ours)
-        self._templates[key] = template
-        self._loop.call(lambda: self._loop.watch(ours.fileno(), lambda: self._hear(template)))
+        return Template(key, process, ours)
+
+    def _adopt_spare(self, key: _Key, command: WorkerCommand) -> Template | None:
+        """Return the template that was forked from this process, where a command needs no more than it has."""
+        template = self._spare
+        if template is None or not _fits_here(command):
+            return None
+        self._spare = None
+        template.key = key
+        setup = {"entry": command.entry, "variables": dict(command.variables), "unset": list(command.unset)}
+        _send(template.control, b"", json.dumps(setup).encode(), [])
         return template
+
+    def _care_for(self, key: _Key, template: Template) -> None:
+        """Listen to a template from now on."""
+        self._templates[key] = template
+        control = template.control
+        self._loop.call(lambda: self._loop.watch(control.fileno(), lambda: self._hear(template)))
 
     def _spawn(self, request: LaunchRequest) -> None:
         """Start an attempt as a fresh process."""
@@ -175,7 +227,8 @@ class Forking:
                 self._loop.exited(message["exited"], message["status"])
             elif "unsafe" in message:
                 template.is_unsafe = True
-                self._unsafe.add(template.key)
+                if template.key is not None:
+                    self._unsafe.add(template.key)
                 self._respawn(
                     template, f"tasks run in fresh processes, since forking is not safe here: {message['unsafe']}"
                 )
@@ -196,7 +249,8 @@ class Forking:
         template.control.close()
         status = template.process.wait()
         with self._lock:
-            self._templates.pop(template.key, None)
+            if template.key is not None:
+                self._templates.pop(template.key, None)
             left = [attempt_id for attempt_id, child in self._children.items() if child.template is template]
         kill_tree(template.process.pid)
         for attempt_id in left:
@@ -266,7 +320,7 @@ class Forking:
         self._closed.set()
         self._watcher.join()
         with self._lock:
-            templates = list(self._templates.values())
+            templates = [*self._templates.values(), *([self._spare] if self._spare is not None else [])]
         for template in templates:
             kill_tree(template.process.pid)
             template.process.wait()
@@ -275,6 +329,48 @@ class Forking:
             template.control.close()
         if self._spawning is not None:
             self._spawning.close()
+
+
+def why_not_fork_here() -> str:
+    """Return why this process cannot be the parent of a template; empty where it can.
+
+    A fork has only the thread that made it: of what other threads hold, nothing is ever released in it.
+    """
+    if threading.active_count() > 1:
+        return "this process has several threads"
+    try:
+        threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208 # names, and fast
+    except OSError:
+        return "this system does not tell how many threads a process has"
+    return "a library has started threads in this process" if threads > 1 else ""
+
+
+def _fork_here() -> Template:
+    """Fork a template from this process."""
+    from mlp_core.builtin.local import template
+
+    ours, theirs = socket.socketpair()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        template.become(theirs)
+    theirs.close()
+    return Template(None, ForkedProcess(pid), ours)
+
+
+def _fits_here(command: WorkerCommand) -> bool:
+    """Tell whether a fork of this process is as good as a fresh process for a command.
+
+    Variables that a library reads when it is loaded come too late once it is loaded here; only the sizes of thread
+    pools can be told, since a process with one thread has pools of one.
+    """
+    if command.argv[0] != sys.executable or command.cwd not in (None, os.getcwd()):  # noqa: PTH109 # text is compared
+        return False
+    others = {name for name in command.variables if not name.endswith("_NUM_THREADS")} - {"MLP_WORKER_PATH"}
+    sizes = {value for name, value in command.variables.items() if name.endswith("_NUM_THREADS")}
+    return not others and (sizes <= {"1"} or "numpy" not in sys.modules)
 
 
 def _key(command: WorkerCommand) -> _Key:

@@ -64,6 +64,7 @@ class LocalLauncher:
         isolation = settings["local.isolation"]
         if isolation not in ISOLATIONS:
             raise ValueError(f"local.isolation is {isolation!r}; allowed are {', '.join(ISOLATIONS)}")
+        self._may_fork_here = bool(settings["local.fork_driver"])
         self._isolation: Isolation
         if isolation == "inline":
             self._isolation = Inline(sink)
@@ -74,6 +75,8 @@ class LocalLauncher:
 
     def __enter__(self) -> Self:
         """Open the launcher."""
+        if isinstance(self._isolation, Forking):
+            self._isolation.open(may_fork_here=self._may_fork_here)
         return self
 
     def __exit__(

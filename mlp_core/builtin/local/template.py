@@ -39,7 +39,59 @@ _UNSAFE_THREADS = ("grpc", "polars", "rayon", "tokio", "torch", "tensorflow", "j
 
 
 def main() -> int:
-    """Serve until the launcher closes the control socket.
+    """Serve until the launcher closes the control socket; the process was started to be a template.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
+    control = socket.socket(fileno=int(os.environ.pop(CONTROL_FD)))
+    control.set_inheritable(False)  # the standard library's signature
+    return run(control, os.environ.pop(ENTRY))
+
+
+def become(control: socket.socket) -> NoReturn:
+    """Serve until the launcher closes the control socket, in a fork of the driver; never returns.
+
+    Parameters
+    ----------
+    control : socket.socket
+        The connection with the launcher.
+    """
+    status = 1
+    try:
+        os.setpgid(0, 0)
+        devnull = os.open(os.devnull, os.O_RDWR)
+        os.dup2(devnull, 0)
+        os.close(devnull)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        setup = _receive(control)
+        if setup is not None:
+            given = json.loads(setup[1])
+            for name in given["unset"]:
+                os.environ.pop(name, None)
+            os.environ.update(given["variables"])
+            sys.dont_write_bytecode = False
+            status = run(control, given["entry"], takes_output=True)
+    except BaseException:  # noqa: BLE001 # nothing may leave this function: the driver's own code would go on
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+def run(control: socket.socket, entry: str, *, takes_output: bool = False) -> int:
+    """Prepare for the first request, and serve it and all that follow.
+
+    Parameters
+    ----------
+    control : socket.socket
+        The connection with the launcher.
+    entry : str
+        ``module:attribute`` of the worker's entry.
+    takes_output : bool
+        Whether what is printed meanwhile must be sent to the first attempt's log; a process that was started to be
+        a template has that for its standard output already.
 
     Returns
     -------
@@ -49,13 +101,14 @@ def main() -> int:
     die_with_parent(signal.SIGTERM)
     adopt_orphans()
     faulthandler.enable()
-    control = socket.socket(fileno=int(os.environ.pop(CONTROL_FD)))
-    control.set_inheritable(False)  # the standard library's signature
     first = _receive(control)
     if first is None:
         return 0
+    if takes_output:
+        os.dup2(first[2][0], 1)
+        os.dup2(first[2][1], 2)
     _extend_path()
-    module, _, name = os.environ.pop(ENTRY).partition(":")
+    module, _, name = entry.partition(":")
     prepared = getattr(importlib.import_module(module), name)(wire.loads(StepRequest, first[1]))
     _warn_of_generators()
     reason = why_unsafe()

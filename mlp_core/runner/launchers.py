@@ -1,0 +1,83 @@
+"""Which launchers a run uses: each opened once, before the first task, and left after the last."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from types import TracebackType
+
+    from mlp_core.hooks import Hooks
+    from mlp_core.runner.inbox import Inbox
+    from mlp_core.settings import Settings
+    from mlp_hookspecs import LaunchRequest
+    from mlp_hookspecs.handles import Launcher
+
+
+class Launchers:
+    """The launchers of one run.
+
+    Parameters
+    ----------
+    hooks : Hooks
+        The plugins.
+    settings : Settings
+        The settings.
+    inbox : Inbox
+        Where launchers push what happens.
+
+    Attributes
+    ----------
+    inbox : Inbox
+        As the parameter.
+    """
+
+    def __init__(self, hooks: Hooks, settings: Settings, inbox: Inbox) -> None:
+        """Begin with none."""
+        self.inbox = inbox
+        self._hooks = hooks
+        self._settings = settings
+        self._stack = ExitStack()
+        self._opened: dict[str, Launcher] = {}
+
+    def __enter__(self) -> Self:
+        """Begin to open launchers."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave all launchers."""
+        self._stack.__exit__(kind, error, trace)
+
+    def open(self, names: Iterable[str]) -> None:
+        """Open launchers by name.
+
+        Raises
+        ------
+        UnknownBackend
+            Where nobody provides one.
+        OSError
+            Where one cannot be reached.
+        """
+        for name in dict.fromkeys(names):
+            launcher = self._hooks.open_launcher(name, self._settings, self.inbox)
+            self._opened[name] = self._stack.enter_context(launcher)
+
+    def capacities(self) -> Mapping[str, int | None]:
+        """Return how many attempts each launcher beyond the driver's host takes at once."""
+        return {
+            name: launcher.capacity()
+            for name, launcher in self._opened.items()
+            if not self._hooks.backend("launcher", name).shares_driver_host
+        }
+
+    def launch(self, name: str, requests: Sequence[LaunchRequest]) -> None:
+        """Hand a batch of attempts to a launcher; OSError where it refuses them."""
+        self._hooks.launch_step(name, requests, self._opened[name])
+
+    def cancel(self, name: str, attempt_ids: Sequence[str], grace_seconds: float) -> None:
+        """Have a launcher end attempts."""
+        self._opened[name].cancel(attempt_ids, grace_seconds)
