@@ -194,8 +194,8 @@ class RunIndex:
             )
         }
         for name, run_id in self._runs(flow):
-            before = known.pop((name, run_id), None)
-            self._refresh_run(database, name, run_id, before)
+            if self._refresh_run(database, name, run_id, known.get((name, run_id))):
+                known.pop((name, run_id), None)
         for gone in known:
             database.execute("DELETE FROM runs WHERE flow = ? AND run_id = ?", gone)
             database.execute("DELETE FROM tags WHERE flow = ? AND run_id = ?", gone)
@@ -211,27 +211,27 @@ class RunIndex:
                 with contextlib.suppress(NameRefused):
                     yield name, names.run_id(run_id)
 
-    def _refresh_run(self, database: sqlite3.Connection, flow: str, run_id: str, before: _Known | None) -> None:
-        """Take up what is new in a run."""
+    def _refresh_run(self, database: sqlite3.Connection, flow: str, run_id: str, before: _Known | None) -> bool:
+        """Take up what is new in a run, and tell whether there is one."""
         segments = len(self._objects.children(layout.segments(flow, run_id)))
-        if before is not None and before.segments == segments and before.status in _FINAL:
-            return
+        is_final = before is not None and before.status in _FINAL
         # Before the journal: a driver that ends in between has written its last record.
-        is_alive = self._objects.is_locked(layout.lock(flow, run_id))
+        is_alive = not is_final and self._objects.is_locked(layout.lock(flow, run_id))
         try:
             size = self._objects.info(layout.journal(flow, run_id)).size
         except FileNotFoundError:
-            return  # not created to the end, or removed since
+            return False  # not created to the end, or removed
         if before is not None and before.status != "damaged" and (before.size, before.segments) == (size, segments):
             status = "running" if is_alive or not before.has_driver else "lost"
-            if status != before.status:
+            if not is_final and status != before.status:
                 database.execute("UPDATE runs SET status = ? WHERE flow = ? AND run_id = ?", (status, flow, run_id))
-            return
+            return True
         try:
             summary, has_driver = self._summary(flow, run_id, size, is_alive=is_alive)
         except StoreDamaged:
             summary, has_driver = RunSummary(flow, run_id, "damaged"), True
         _insert(database, summary, has_driver=has_driver, size=size, segments=segments)
+        return True
 
     def _summary(self, flow: str, run_id: str, size: int, *, is_alive: bool) -> tuple[RunSummary, bool]:
         """Return what a run's first and last record and its segments say, and whether it has a driver."""
@@ -306,13 +306,11 @@ def _insert(database: sqlite3.Connection, summary: RunSummary, *, has_driver: bo
 
 def _first_record(objects: ObjectStore, key: str) -> RunBegan:
     """Return how a run began."""
-    size = _HEAD_BYTES
-    while True:
-        head = objects.read(key, 0, size)
-        line, newline, _ = head.partition(b"\n")
-        if newline or len(head) < size:
-            break
-        size *= 4
+    head = piece = objects.read(key, 0, _HEAD_BYTES)
+    while piece and b"\n" not in piece:
+        piece = objects.read(key, len(head), len(head) * 4)
+        head += piece
+    line = head.partition(b"\n")[0]
     decoded = decode_line(line)
     if decoded is None or not isinstance(decoded[1], RunBegan):
         raise StoreDamaged(f"{key} in {objects.url} does not tell the run's beginning")

@@ -1,0 +1,229 @@
+"""The index of runs: right after every change, built from few reads, and never in anyone's way."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+
+from mlp_core.builtin.file_store import FileStore
+from mlp_core.store import Note, RunBegan, RunEnded, RunWriter, Store, TagsChanged, layout
+from mlp_core.store.index import RunIndex, RunQuery, RunSummary
+from mlp_hookspecs.types import FlowGraph, RunContext, StepNode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """An open store."""
+    opened = Store.open(FileStore(tmp_path / "store"), create=True)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def index(store: Store, tmp_path: Path) -> RunIndex:
+    """The index of the store, in a folder that is not there yet."""
+    return RunIndex(store.objects, tmp_path / "cache" / "index.sqlite")
+
+
+def begin(
+    store: Store, flow: str = "Flow", at: float = 0.0, *, has_driver: bool = True, **context: object
+) -> RunWriter:
+    """Create a run."""
+    graph = FlowGraph(flow, "start", "start", (StepNode("start", "end", doc="x" * 100_000),))
+
+    def began(run_id: str) -> RunBegan:
+        run = attrs.evolve(RunContext(flow, run_id), **context)
+        return RunBegan(run, at, "host", 1, graph, has_driver=has_driver)
+
+    return store.create_run(began, at)
+
+
+def end(writer: RunWriter, status: str = "succeeded") -> str:
+    """End a run, and return its id."""
+    writer.write([RunEnded(status, "why", writer.began.time + 5, 7)])  # type: ignore[arg-type] # one of three
+    writer.close()
+    return writer.began.run.run_id
+
+
+def ids(found: Sequence[RunSummary]) -> list[str]:
+    """Return the ids of runs."""
+    return [run.run_id for run in found]
+
+
+def test_a_summary_tells_what_a_list_shows(store: Store, index: RunIndex) -> None:
+    """All fields come from the run's first and last record and its segments."""
+    run_id = end(
+        begin(store, at=100.0, username="me", tags=("a", "b"), origin_run_id="19700101-000000-000000"), "failed"
+    )
+    store.add_segment("Flow", run_id, "tags-1", TagsChanged(("ü",), ("a",), "you", 200.0))
+    assert index.select(RunQuery()) == [
+        RunSummary("Flow", run_id, "failed", "me", 100.0, 105.0, "why", 7, "19700101-000000-000000", ("b", "ü"))
+    ]
+
+
+def test_runs_are_found_by_flow_status_tags_and_time(store: Store, index: RunIndex) -> None:
+    """Each filter holds alone and together with others; runs come newest first, from all flows."""
+    first = end(begin(store, "One", 100.0, tags=("x",)))
+    second = end(begin(store, "Two", 200.0, tags=("x", "y")), "failed")
+    third = end(begin(store, "One", 300.0), "cancelled")
+    running = begin(store, "Two", 400.0)
+    fourth = running.began.run.run_id
+
+    def found(query: RunQuery) -> list[str]:
+        return ids(index.select(query))
+
+    assert found(RunQuery()) == [fourth, third, second, first]
+    assert found(RunQuery(flow="One")) == [third, first]
+    assert found(RunQuery(flow="Absent")) == []
+    assert found(RunQuery(status=("failed", "cancelled"))) == [third, second]
+    assert found(RunQuery(status=("running",))) == [fourth]
+    assert found(RunQuery(tags=("x",))) == [second, first]
+    assert found(RunQuery(tags=("x", "y"))) == [second]
+    assert found(RunQuery(tags=("x", "absent"))) == []
+    assert found(RunQuery(since=200.0, until=400.0)) == [third, second]
+    assert found(RunQuery(limit=2)) == [fourth, third]
+    assert found(RunQuery(flow="Two", tags=("x",), status=("failed",), since=100.0, limit=1)) == [second]
+    assert found(RunQuery(flow="x' OR '1'='1")) == []
+    running.close()
+
+
+def test_the_index_follows_every_change(store: Store, index: RunIndex) -> None:
+    """New runs, ends, lost drivers, tag edits and removed runs are seen by the next query."""
+
+    def statuses() -> list[str]:
+        return [run.status for run in index.select(RunQuery())]
+
+    assert statuses() == []
+    first, second = begin(store, at=1.0), begin(store, at=2.0)
+    assert statuses() == ["running", "running"]
+    first.write([Note("kind", "text", 1.0)])
+    second.close()
+    assert statuses() == ["lost", "running"]
+    run_id = end(first)
+    assert statuses() == ["lost", "succeeded"]
+    store.add_segment("Flow", run_id, "tags-1", TagsChanged(("a",), (), "me", 3.0))
+    assert ids(index.select(RunQuery(tags=("a",)))) == [run_id]
+    store.add_segment("Flow", run_id, "tags-2", TagsChanged((), ("a",), "me", 4.0))
+    assert index.select(RunQuery(tags=("a",))) == []
+    for info in list(store.objects.list(layout.run("Flow", run_id))):
+        store.objects.delete(info.key)
+    assert statuses() == ["lost"]
+
+
+def test_a_run_without_a_driver_ends_by_a_segment(store: Store, index: RunIndex) -> None:
+    """A run that an orchestrator drives is running until its end is a segment."""
+    writer = begin(store, has_driver=False)
+    writer.close()
+    assert [run.status for run in index.select(RunQuery())] == ["running"]
+    store.add_segment("Flow", writer.began.run.run_id, "end", RunEnded("failed", "why", 9.0, 3))
+    (summary,) = index.select(RunQuery())
+    assert (summary.status, summary.finished_at, summary.tasks) == ("failed", 9.0, 3)
+
+
+def test_runs_that_ended_are_not_read_again(store: Store, index: RunIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query over known runs reads no journal, and a first one only the ends of each."""
+    for at in range(20):
+        writer = begin(store, at=float(at))
+        writer.write([Note("kind", "x" * 10_000, 1.0) for _ in range(20)], sync=False)
+        end(writer)
+    read: list[int] = []
+    real = FileStore.read
+
+    def spy(self: FileStore, key: str, start: int = 0, end: int | None = None) -> bytes:
+        content = real(self, key, start, end)
+        read.append(len(content))
+        return content
+
+    monkeypatch.setattr(FileStore, "read", spy)
+    assert len(index.select(RunQuery())) == 20
+    assert sum(read) < 20 * 300_000
+    read.clear()
+    assert len(index.select(RunQuery())) == 20
+    assert read == []
+
+
+def test_a_damaged_run_is_listed_and_hides_no_other(store: Store, index: RunIndex) -> None:
+    """A journal whose beginning cannot be read shows as damaged, until it is mended."""
+    first, second = end(begin(store, at=1.0)), end(begin(store, at=2.0))
+    key = layout.journal("Flow", first)
+    content = store.objects.read(key)
+    store.objects.replace(key, content.replace(b"host", b"hose"), sync=False)
+    assert [(run.run_id, run.status) for run in index.select(RunQuery())] == [(second, "succeeded"), (first, "damaged")]
+    store.objects.replace(key, content, sync=False)
+    assert [run.status for run in index.select(RunQuery())] == ["succeeded", "succeeded"]
+
+
+def test_what_is_not_ours_is_passed_over(store: Store, index: RunIndex) -> None:
+    """Folders with other names, and folders of runs that were never created, are no runs."""
+    run_id = end(begin(store))
+    for key in ("flows/not a flow/x", "flows/Flow/notes.txt", "flows/Flow/20260101-000000-000000/lock"):
+        store.objects.create(key, b"", sync=False)
+    assert ids(index.select(RunQuery())) == [run_id]
+
+
+@pytest.mark.parametrize("content", [b"no database at all" * 100, b"SQLite format 3\0" + bytes(5000)])
+def test_a_damaged_cache_is_built_anew(store: Store, index: RunIndex, tmp_path: Path, content: bytes) -> None:
+    """Whatever the cache's file holds, the answer is right, and the next one comes from a sound cache."""
+    run_id = end(begin(store))
+    path = tmp_path / "cache" / "index.sqlite"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    assert ids(index.select(RunQuery())) == [run_id]
+    with sqlite3.connect(path) as database:
+        assert database.execute("SELECT run_id FROM runs").fetchall() == [(run_id,)]
+    database.close()
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_cache_of_another_version_is_built_anew(store: Store, index: RunIndex, tmp_path: Path) -> None:
+    """A cache that another version made is not understood by guessing."""
+    run_id = end(begin(store))
+    path = tmp_path / "cache" / "index.sqlite"
+    path.parent.mkdir()
+    database = sqlite3.connect(path)
+    database.execute("CREATE TABLE runs (something TEXT)")
+    database.execute("PRAGMA user_version = 99")
+    database.close()
+    assert ids(index.select(RunQuery())) == [run_id]
+
+
+def test_without_a_usable_cache_the_answer_is_the_same(store: Store, tmp_path: Path) -> None:
+    """Where the cache cannot be written, or somebody holds it, the index is built in memory."""
+    run_id = end(begin(store))
+    assert ids(RunIndex(store.objects, None).select(RunQuery())) == [run_id]
+    (tmp_path / "file").write_text("")
+    assert ids(RunIndex(store.objects, tmp_path / "file" / "index.sqlite").select(RunQuery())) == [run_id]
+    (tmp_path / "folder.sqlite").mkdir()
+    assert ids(RunIndex(store.objects, tmp_path / "folder.sqlite").select(RunQuery())) == [run_id]
+    held = tmp_path / "held.sqlite"
+    database = sqlite3.connect(held)
+    database.execute("BEGIN EXCLUSIVE")
+    assert ids(RunIndex(store.objects, held).select(RunQuery())) == [run_id]
+    database.close()
+
+
+def test_readers_share_the_cache(store: Store, tmp_path: Path) -> None:
+    """Many readers at once, while runs are made, all get right answers."""
+    made = [end(begin(store, at=float(at))) for at in range(5)]
+    answers: list[list[str]] = []
+
+    def ask() -> None:
+        index = RunIndex(store.objects, tmp_path / "index.sqlite")
+        answers.extend(ids(index.select(RunQuery(until=100.0))) for _ in range(5))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for at in range(5):
+        end(begin(store, at=1000.0 + at))
+    for thread in threads:
+        thread.join()
+    assert answers == [made[::-1]] * 20
