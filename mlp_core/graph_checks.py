@@ -9,6 +9,7 @@ import attrs
 
 from mlp_core.errors import FlowError, NameRefused
 from mlp_core.graph_source import FlowSource, StepSource
+from mlp_core.loading import class_constants
 from mlp_core.names import closest, identifier
 from mlp_core.parameters import parameters_of, problems
 
@@ -148,6 +149,7 @@ def _check_assignments(draft: Draft) -> Iterator[FlowError]:
     """Check that no assignment to self hides a step, a parameter or something of the platform's."""
     taken = {
         **dict.fromkeys(draft.reserved, "which every flow defines"),
+        **dict.fromkeys(class_constants(draft.cls), "which is an attribute of the class, and those are read-only"),
         **dict.fromkeys(parameters_of(draft.cls), "which is a parameter, and those are read-only"),
         **dict.fromkeys(draft.steps, "which is a step"),
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import difflib
-import inspect
 import json
 import types
 import typing
@@ -15,7 +14,6 @@ import attrs
 from mlp_core.errors import FlowError, MlpError, OptionError, UsageError
 from mlp_core.graph import parse_flow
 from mlp_core.loading import reserved_names
-from mlp_core.parameters import problems
 from mlp_hookspecs import FlowGraph, Option, PlannedStep, StepInfo, StepNode
 from mlp_hookspecs.types import OPTIONS_ATTRIBUTE
 
@@ -98,9 +96,6 @@ def check_flow(flow: type[Any], session: Session, with_options: Sequence[str] = 
     reserved = reserved_names(flow)
     parsed = parse_flow(flow, reserved)
     errors: list[MlpError] = [*parsed.errors]
-    for problem in problems(flow, reserved):
-        file, line = attribute_place(flow, problem.attribute)
-        errors.append(FlowError(problem.message, file=file, line=line, hint=problem.hint))
     attached: list[Option] = []
     for text in with_options:
         try:
@@ -232,17 +227,3 @@ def _literal(text: str, hint: Any) -> Any:
         return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
     except (ValueError, SyntaxError):
         return text
-
-
-def attribute_place(flow: type[Any], attribute: str) -> tuple[str, int]:
-    """Return file and line of a class attribute, for messages; the line is 0 where it cannot be told."""
-    owner = next((base for base in flow.__mro__ if attribute in vars(base)), flow)
-    try:
-        file = inspect.getsourcefile(owner) or ""
-        lines, first = inspect.getsourcelines(owner)
-    except (OSError, TypeError):
-        return "", 0
-    for offset, line in enumerate(lines):
-        if line.strip().startswith((f"{attribute} =", f"{attribute}=", f"{attribute}:")):
-            return file, first + offset
-    return file, first

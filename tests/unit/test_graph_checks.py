@@ -592,6 +592,12 @@ class Flow:
         "        self.next(self.end)\n" + END,
         ["step 'a' assigns to self.p, which is a parameter"],
     ),
+    "assigns to a constant": (
+        START_A
+        + "    size = 3\n    @step\n    def a(self):\n        self.size += 1  # !\n        self.next(self.end)\n"
+        + END,
+        ["step 'a' assigns to self.size, which is an attribute of the class"],
+    ),
     "assigns to the platform": (
         START_A + "    @step\n    def a(self):\n        del self.input  # !\n        self.next(self.end)\n" + END,
         ["step 'a' assigns to self.input, which every flow defines"],
