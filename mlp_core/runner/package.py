@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from pathspec import PathSpec
 
 _SOURCE = ".cfg .conf .css .html .ini .ipynb .j2 .jinja .js .json .md .py .pyi .r .rst .sh .sql .toml .txt .yaml .yml"
-_TRASH = "__pycache__ .git .hg .svn .mlp .venv venv env .env node_modules .mypy_cache .ruff_cache .pytest_cache .tox"
+_TRASH = "__pycache__ venv env node_modules"
 
 SUFFIXES: Final = frozenset(_SOURCE.split())
 """The endings of files that count as source; data is read from where it lies."""
 
 NEVER: Final = frozenset(_TRASH.split())
-"""Folders and files that are never taken: caches, repositories, virtual environments, stores and secrets."""
+"""Folders that are never taken, as are hidden ones, virtual environments and the store."""
 
 MAX_FILES: Final = 20_000
 
@@ -94,7 +94,7 @@ def _files(root: Path, include: Sequence[str], exclude: Sequence[str], store: st
                     f"the project {root} has more than {MAX_FILES} files",
                     hint="put an mlp.toml into the folder that is the project, or exclude folders by .gitignore",
                 )
-            if name in NEVER or name.startswith(".env") or (base / name).is_symlink():
+            if name.startswith(".env") or (base / name).is_symlink():
                 continue
             if (wanted is not None and wanted.match_file(path)) or (
                 Path(name).suffix.lower() in SUFFIXES and not (ignored and ignored.match_file(path))
@@ -106,6 +106,7 @@ def _is_never(folder: Path, store: str) -> bool:
     """Tell whether a folder is left out whatever the patterns say."""
     return (
         folder.name in NEVER
+        or folder.name.startswith(".")
         or folder.name.endswith(".egg-info")
         or str(folder) == store
         or (folder / "pyvenv.cfg").is_file()
