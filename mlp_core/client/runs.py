@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlp_core.client.base import ClientObject, InRun, found, local_time
 from mlp_core.client.reader import Client, default_client
+from mlp_core.client.tasks import Step
 from mlp_core.errors import NotFound
 from mlp_core.names import Pathspec, identifier
 from mlp_core.store.index import RunQuery
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from mlp_core.client.contents import TaskData
-    from mlp_core.client.tasks import Step, Task  # noqa: TC004 # a forward reference, which nothing evaluates
+    from mlp_core.client.tasks import Task
 
 
 class Metaflow:
