@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from mlp_core.cli.text import first_line, plural, put, put_json, safe_line, safe_text, table
+from mlp_core.cli.text import first_line, place, plural, put, put_json, safe_text, table
 from mlp_core.errors import FlowError, MlpError, ParameterError
 from mlp_core.parameters import info, parameters_of
 from mlp_core.runner import CheckedFlow, FlowErrors, check_flow
@@ -86,7 +86,7 @@ def _parameters(flow: type[Any]) -> list[ParameterInfo]:
 
 def _shown(checked: CheckedFlow, parameters: list[ParameterInfo], start: Path) -> str:
     """Return what people read of a flow."""
-    lines = [f"{checked.graph.flow}  ({safe_line(str(start))})"]
+    lines = [f"{checked.graph.flow}  ({place(str(start))})"]
     if checked.graph.doc.strip():
         lines += ["", *(f"  {line.strip()}".rstrip() for line in safe_text(checked.graph.doc).strip().splitlines())]
     rows = [
@@ -97,7 +97,7 @@ def _shown(checked: CheckedFlow, parameters: list[ParameterInfo], start: Path) -
     if parameters:
         rows = [(f"--{p.name}", p.type, _value(p), p.help) for p in parameters]
         lines += ["", _filled(("parameter", "type", "value", "help"), rows)]
-    lines += ["", f"Run it: mlp run {safe_line(str(start))}"]
+    lines += ["", f"Run it: mlp run {place(str(start))}"]
     return "\n".join(lines)
 
 

@@ -56,7 +56,7 @@ class LiveProgress:
         self._graph: FlowGraph | None = None
         self._title = ""
         self._began = time.monotonic()
-        self._over: tuple[str, str] | None = None
+        self._is_over = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._draw, name="mlp-progress", daemon=True)
         self._live = Live(console=self._console, auto_refresh=False, get_renderable=self._render)
@@ -117,13 +117,19 @@ class LiveProgress:
 
     def run_finished(self, status: str, message: str) -> None:
         """Draw for the last time."""
+        from rich.text import Text
+
         with self._lock:
-            self._over = (status, message)
+            self._is_over = True
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
         self._show()
         self._live.stop()
+        style = {"succeeded": "bold green", "failed": "bold red"}.get(status, "bold yellow")
+        took = duration(time.monotonic() - self._began)
+        reason = f": {safe_line(message)}" if message else ""
+        self._console.print(Text.assemble((self._title, "bold"), " ", (status, style), f" in {took}{reason}"))
 
     def _expect(self, outcome: StepOutcome) -> None:
         """Take up how many tasks follow from a finished one."""
@@ -170,20 +176,15 @@ class LiveProgress:
 
         with self._lock:
             steps = [(name, attrs.evolve(step)) for name, step in self._steps.items()]
-            over = self._over
+            is_over = self._is_over
         table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
         for name, step in _most_telling(steps):
             table.add_row(*_row(name, step))
+        if is_over:
+            return table
         took = duration(time.monotonic() - self._began)
-        if over is None:
-            running = sum(step.running for _, step in steps)
-            line = Text.assemble((self._title, "bold"), f"  {took}  {running} running")
-        else:
-            status, message = over
-            style = {"succeeded": "bold green", "failed": "bold red"}.get(status, "bold yellow")
-            reason = f": {safe_line(message)}" if message else ""
-            line = Text.assemble((self._title, "bold"), " ", (status, style), f" in {took}{reason}")
-        return Group(table, line)
+        running = sum(step.running for _, step in steps)
+        return Group(table, Text.assemble((self._title, "bold"), f"  {took}  {running} running"))
 
 
 def _most_telling(steps: list[tuple[str, _Step]]) -> list[tuple[str, _Step]]:

@@ -115,14 +115,13 @@ def size(count: float) -> str:
 
 
 def place(url: str) -> str:
-    """Return where a store is, as people say it: a path for a local one, relative where that is shorter."""
+    """Return where something is, as people say it: a path for a local URL, relative where that is shorter."""
+    import os
+
     path = url.removeprefix("file://")
     if "://" in path:
         return safe_line(url)
-    import os
-
-    relative = os.path.relpath(path)
-    return safe_line(min(path, relative, key=len))
+    return safe_line(min(path, os.path.relpath(path), key=len))
 
 
 def moment(seconds: float) -> str:
