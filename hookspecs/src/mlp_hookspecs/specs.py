@@ -6,42 +6,47 @@ raise; and an example that the tests run. `HOOKS` gives mode and place as data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
-from mlp_hookspecs.events import Event
-from mlp_hookspecs.handles import (
-    ArtifactSource,
-    ArtifactTarget,
-    DeployTarget,
-    Launcher,
-    LaunchSink,
-    ObjectStore,
-    Settings,
-    StepHandle,
-    TargetContext,
-)
 from mlp_hookspecs.markers import hookspec
-from mlp_hookspecs.types import (
-    ArtifactRef,
-    Backend,
-    BackendKind,
-    Command,
-    Deployment,
-    DeployRequest,
-    EnvironmentLock,
-    EnvironmentSpec,
-    LaunchRequest,
-    Option,
-    ProvisionedEnvironment,
-    Setting,
-    StepInfo,
-    StepPlan,
-    Wrap,
-)
+from mlp_hookspecs.types.plugin import BackendKind
+
+# Only annotations name these: whoever loads the specifications does not pay for every class of the contract.
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from mlp_hookspecs.events import Event
+    from mlp_hookspecs.handles import (
+        ArtifactSource,
+        ArtifactTarget,
+        DeployTarget,
+        Launcher,
+        LaunchSink,
+        ObjectStore,
+        Settings,
+        StepHandle,
+        TargetContext,
+    )
+    from mlp_hookspecs.types import (
+        ArtifactRef,
+        Backend,
+        Command,
+        Deployment,
+        DeployRequest,
+        EnvironmentLock,
+        EnvironmentSpec,
+        LaunchRequest,
+        Option,
+        ProvisionedEnvironment,
+        Setting,
+        StepInfo,
+        StepPlan,
+        Wrap,
+    )
 
 
 @attrs.frozen
