@@ -37,7 +37,7 @@ def other_python() -> str:
 
 
 @pytest.fixture(scope="session")
-def spec(other_python: str) -> EnvironmentSpec:
+def requirement(other_python: str) -> EnvironmentSpec:
     """A requirement with one small package, under the other Python."""
     spec = Pypi(packages={"six": "1.17.0"}, python=other_python).environment
     assert spec is not None
@@ -45,9 +45,9 @@ def spec(other_python: str) -> EnvironmentSpec:
 
 
 @pytest.fixture(scope="session")
-def lock(spec: EnvironmentSpec) -> EnvironmentLock:
+def lock(requirement: EnvironmentSpec) -> EnvironmentLock:
     """The requirement's lock."""
-    return mlp_resolve_environment(spec, ())
+    return mlp_resolve_environment(requirement, ())
 
 
 @attrs.define
