@@ -172,9 +172,10 @@ class _FlowReader:
                 self._check_bindings(owner, body)
         self._check_overrides(places)
         body = bodies[self.cls]
+        doc = vars(self.cls).get("__doc__")
         return FlowSource(
             name=self.cls.__name__,
-            doc=inspect.cleandoc(vars(self.cls).get("__doc__") or ""),
+            doc=inspect.cleandoc(doc) if isinstance(doc, str) else "",
             file=body.file if body else "",
             line=body.line if body else 0,
             steps=steps,
@@ -225,8 +226,11 @@ class _FlowReader:
             self._report(f"step {name!r} is no function", file, line, "write it with def, below @step")
             return file, None
         source = self._file(outer)
-        function = source.functions.get((code.co_firstlineno, code.co_name)) if source else None
-        if source is not None and function is None:
+        if source is None:
+            self._report_unreadable(code.co_filename)
+            return code.co_filename, None
+        function = source.functions.get((code.co_firstlineno, code.co_name))
+        if function is None:
             message = f"the source of step {name!r} is not where it was when it was loaded"
             hint = "the file has changed since: load it again; a step's function is written with def"
             self._report(message, code.co_filename, code.co_firstlineno, hint)
@@ -283,10 +287,11 @@ class _FlowReader:
             replaced = next((base for base in bases if _marker(vars(base)[name]) is not None), None)
             if replaced is None:
                 continue
-            self.lost.add(name)
             if isinstance(raw, Parameter):
+                self.lost.add(name)
                 self._report(f"parameter {name!r} has the name of a step", file, line, "rename one of them")
             elif isinstance(raw, FunctionType):
+                self.lost.add(name)
                 message = f"{name!r} replaces a step of {replaced.__name__}, but is none"
                 code = raw.__code__
                 self._report(message, code.co_filename, code.co_firstlineno, "decorate it with @step, or rename it")
@@ -300,10 +305,9 @@ class _FlowReader:
         module = sys.modules.get(cls.__module__)
         if functions:
             source = self._file(functions[0])
-        elif module is not None and getattr(module, "__file__", None):
-            source = self._parsed(str(module.__file__), linecache.getlines(str(module.__file__), vars(module)))
         else:
-            return None
+            name = getattr(module, "__file__", None)
+            source = self._parsed(name, linecache.getlines(name, vars(module))) if isinstance(name, str) else None
         found = source.classes.get(cls.__qualname__) if source else None
         if source is None or found is None:
             return None
@@ -313,38 +317,38 @@ class _FlowReader:
         return _Body(source.name, node.lineno, _bindings(node))
 
     def _file(self, function: FunctionType) -> _File | None:
-        """Return the file, or the notebook's cell, that a function stands in; report where it can't be read."""
+        """Return the file, or the notebook's cell, that a function stands in; None where it can't be read."""
         name = function.__code__.co_filename
-        if name not in self.files:
-            linecache.checkcache(name)
-            lines = linecache.getlines(name, function.__globals__)
-            if not lines:
-                try:
-                    lines, _ = inspect.findsource(function)  # knows what an interactive interpreter keeps
-                except OSError:
-                    lines = []
-            if self._parsed(name, lines) is None:
-                self._report(
-                    f"the source of {self.cls.__name__} can't be read",
-                    name,
-                    0,
-                    "the graph is read from the source: define the flow in a file or in a notebook's cell",
-                )
-        return self.files[name]
+        if name in self.files:
+            return self.files[name]
+        linecache.checkcache(name)
+        lines = linecache.getlines(name, function.__globals__)
+        if not lines:
+            try:
+                lines, _ = inspect.findsource(function)  # knows what an interactive interpreter keeps
+            except OSError:
+                lines = []
+        return self._parsed(name, lines)
 
     def _parsed(self, name: str, lines: list[str]) -> _File | None:
-        """Parse and keep a file; None where it is empty or no Python."""
-        tree = None
-        if lines and name not in self.files:
+        """Parse a file once; None where it is empty or no Python."""
+        if name not in self.files:
+            self.files[name] = None
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # whoever imported the file has had them
                 try:
                     tree = ast.parse("".join(lines))
                 except (SyntaxError, ValueError, RecursionError):
-                    tree = None
-        if name not in self.files:
-            self.files[name] = None if tree is None else _index(name, tree)
+                    return None
+            self.files[name] = _index(name, tree) if lines else None
         return self.files[name]
+
+    def _report_unreadable(self, file: str) -> None:
+        """Report once that a file can't be read."""
+        message = f"the source of {self.cls.__name__} can't be read"
+        if not any(error.file == file and error.message == message for error in self.errors):
+            hint = "the graph is read from the source: define the flow in a file or in a notebook's cell"
+            self._report(message, file, 0, hint)
 
     def _report(self, message: str, file: str, line: int, hint: str) -> None:
         """Add a mistake."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import linecache
+import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -706,6 +708,26 @@ def test_function_from_elsewhere(tmp_path: Path) -> None:
     assert check(tmp_path, source) == []
     late = define(tmp_path, START_A + A_END + END + "@step\ndef b(self): self.next(self.end)\nFlow.b = b\n")
     assert [error.message for error in parse_flow(late, RESERVED).errors] == ["step 'b' is never reached"]
+
+
+def test_removed_step(tmp_path: Path) -> None:
+    """A class may remove a base class's step by any other value, but then nothing may go there."""
+    base = START_A.replace("Flow", "Base") + A_END + END
+    source = base + "class Flow(Base):\n    a = None\n"
+    assert [error.message for error in check(tmp_path, source)] == ["step 'start' goes to 'a', which is no step"]
+    source += "    @step\n    def start(self): self.next(self.end)\n"
+    assert check(tmp_path, source) == []
+
+
+def test_file_that_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class whose file is gone is told so, even where it has no function of its own to find the file by."""
+    flow = define(tmp_path, START_A.replace("Flow", "Base") + A_END + END + "class Flow(Base): pass\n")
+    module = SimpleNamespace(__file__=str(tmp_path / "flow.py"))
+    monkeypatch.setitem(sys.modules, "flow", module)
+    assert parse_flow(flow, RESERVED).errors == ()
+    (tmp_path / "flow.py").unlink()
+    linecache.clearcache()
+    assert [error.message for error in parse_flow(flow, RESERVED).errors] == ["the source of Flow can't be read"]
 
 
 def test_lambda(tmp_path: Path) -> None:
