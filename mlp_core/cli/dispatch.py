@@ -101,16 +101,9 @@ def carry_out_in_flow(flow: type[Any], arguments: Sequence[str]) -> int:
         return 0
     entry = find(name)
     if entry is None or name not in IN_FLOW_FILE:
-        hint = (
-            f"did you mean {closest(name, IN_FLOW_FILE)}?"
-            if closest(name, IN_FLOW_FILE)
-            else f"mlp {name}"
-            if entry
-            else ""
-        )
-        raise UsageError(
-            f"a flow's file has no command {shown(name)}", hint=hint or f"it has {', '.join(IN_FLOW_FILE)}"
-        )
+        close = closest(name, IN_FLOW_FILE)
+        hint = f"did you mean {close}?" if close else f"it has {', '.join(IN_FLOW_FILE)}"
+        raise UsageError(f"a flow's file has no command {shown(name)}", hint=f"write mlp {name}" if entry else hint)
     module = importlib.import_module("mlp_core.cli.checking" if name == "show" else entry.module)
     prefix = "show_flow" if name == "show" else name
     parser = Parser(f"{prog} {name}", entry.summary)

@@ -11,8 +11,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlp_core.cli.text import safe_text
-from mlp_core.errors import MlpError
+from mlp_core.cli.text import place, safe_text
+from mlp_core.errors import FlowError, MlpError
 from mlp_hookspecs import MlpWarning
 
 if TYPE_CHECKING:
@@ -65,14 +65,25 @@ def show_error(error: MlpError) -> None:
     """Print an error, and all that it consists of, on standard error."""
     parts: tuple[MlpError, ...] = getattr(error, "errors", ())
     for part in parts:
-        print_error(safe_text(str(part)), label=False)
-    # The text of an error of several parts would repeat them.
-    message = str(error) if not parts else f"{error.message}\n  hint: {error.hint}" if error.hint else error.message
-    print_error(safe_text(message))
+        print_error(_told(part), label=False)
+    print_error(_told(error) if not parts else _with_hint(error))
     for note in getattr(error, "__notes__", ()):
         print_error(f"  note: {safe_text(note)}", label=False)
     if os.environ.get(_DEBUG):
         traceback.print_exception(error)
+
+
+def _told(error: MlpError) -> str:
+    """Return an error with its place, as compilers tell it."""
+    if isinstance(error, FlowError) and error.file:
+        line = f":{error.line}" if error.line else ""
+        return f"{place(error.file)}{line}: {_with_hint(error)}"
+    return safe_text(str(error))
+
+
+def _with_hint(error: MlpError) -> str:
+    """Return an error's message and, on a line of its own, its hint."""
+    return safe_text(f"{error.message}\n  hint: {error.hint}" if error.hint else error.message)
 
 
 def print_error(message: str, *, label: bool = True) -> None:
