@@ -9,6 +9,10 @@ import pathlib
 import types
 import uuid
 from collections.abc import Iterable, Sized
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _IMMUTABLE: frozenset[type] = frozenset(
     {
@@ -65,13 +69,14 @@ def type_name(value: object) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def indexable(value: object) -> bool:
+def indexable(value: object) -> TypeGuard[Sequence[Any]]:
     """Tell whether a foreach can fetch the items of a value by position, in any process alike.
 
-    True for lists, tuples, ranges, text and one-dimensional things that look like arrays; False for sets and
-    mappings, whose order or keys say something else, and for iterators, which can be read only once.
+    True for lists, tuples, ranges, text and arrays; False for sets, tables and series, whose order or labels say
+    something else, and for iterators, which can be read only once.
     """
     if isinstance(value, list | tuple | range | str | bytes):
         return True
-    # An array has a shape; a table has columns, and iterating it gives their names.
-    return isinstance(value, Sized) and hasattr(value, "shape") and hasattr(value, "dtype")
+    # A pandas series has a shape as well, but its items have labels, and positions only by way of iloc.
+    is_array = hasattr(value, "shape") and hasattr(value, "dtype") and not hasattr(value, "iloc")
+    return isinstance(value, Sized) and is_array

@@ -64,7 +64,8 @@ def load_flow(path: Path, name: str | None = None) -> type[Any]:
     Raises
     ------
     FlowError
-        Where the file is missing, cannot be imported, or does not define exactly one flow (of that name).
+        Where the file is missing, cannot be imported, or does not define exactly one flow (of that name). Without a
+        name, a flow from which another in the file inherits does not count.
     """
     if not path.is_file():
         raise FlowError(f"there is no file {str(path)!r}", hint="give the path of a Python file that defines a flow")
@@ -80,10 +81,12 @@ def load_flow(path: Path, name: str | None = None) -> type[Any]:
         if name not in flows:
             raise FlowError(f"there is no flow {name!r}", file=str(path), hint=f"it defines {_listed(flows)}")
         return flows[name]
-    if len(flows) != 1:
+    bases = {base for flow in flows.values() for base in flow.__mro__[1:]}
+    leaves = {name: flow for name, flow in flows.items() if flow not in bases}
+    if len(leaves) != 1:
         hint = "choose one with --flow NAME" if flows else "define a class that inherits from FlowSpec"
-        raise FlowError(f"the file defines {_listed(flows)}", file=str(path), hint=hint)
-    return next(iter(flows.values()))
+        raise FlowError(f"the file defines {_listed(leaves)}", file=str(path), hint=hint)
+    return next(iter(leaves.values()))
 
 
 def code_ref(flow: type[Any], root: Path) -> CodeRef:

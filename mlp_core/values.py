@@ -131,12 +131,21 @@ class Values:
         """Tell whether a value encodes to the bytes that it was loaded from, without writing them."""
         if known.parts or known.metadata:
             return False
-        target = _HashTarget(known.format)
+        found = self._digest(value, known.format)
+        if found is None or found == known.digest:
+            return found is not None
+        # The order of a set, and which of equal texts are one object, survive no second encoding: what counts is
+        # whether the value encodes as one does that is loaded now.
+        return found == self._digest(self.get(known), known.format)
+
+    def _digest(self, value: object, format_name: str) -> str | None:
+        """Return the digest that a value would have; None where it cannot be stored as one stream."""
+        target = _HashTarget(format_name)
         try:
-            written = self._hooks.persist_artifact(known.format, value, target)
+            written = self._hooks.persist_artifact(format_name, value, target)
         except Exception:  # noqa: BLE001 # a value that cannot be compared is stored again, and fails there if it must
-            return False
-        return bool(written) and f"sha256-{target.hash.hexdigest()}" == known.digest
+            return None
+        return f"sha256-{target.hash.hexdigest()}" if written else None
 
 
 class _MemoryTarget:

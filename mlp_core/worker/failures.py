@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlp_core.artifacts import type_name
-from mlp_core.errors import ArtifactError
+from mlp_core.errors import MlpError
+from mlp_core.worker.state import TransitionError
 from mlp_hookspecs import Failure
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from mlp_core.values import Values
 
 _PLATFORM = str(Path(__file__).parents[1]) + "/"
+_IMPORTING = "<frozen importlib."
 
 
 def user_traceback(error: BaseException) -> str:
-    """Return an exception's traceback as text, without the platform's own frames at its beginning.
+    """Return an exception's traceback as text, without the platform's own frames.
 
     Parameters
     ----------
@@ -31,22 +31,44 @@ def user_traceback(error: BaseException) -> str:
     str
         What Python would print, ending with a line's end.
     """
-    return "".join(traceback.format_exception(type(error), error, _user_frames(error.__traceback__)))
+    shown = traceback.TracebackException.from_exception(error)
+    _cut(shown, is_ours=isinstance(error, MlpError | TransitionError))
+    return "".join(shown.format())
 
 
 def describe_exception(error: BaseException, text: str, values: Values) -> Failure:
     """Return the failure that a user's exception is, with the exception itself where it can be stored."""
-    message = "".join(traceback.format_exception_only(type(error), error)).strip()
     try:
         stored = values.put("exception", error.with_traceback(None))
-    except ArtifactError:
+    except MlpError:
         stored = None
-    return Failure("exception", message, type=type_name(error), traceback=text, exception=stored)
+    return Failure("exception", one_line(error), type=type_name(error), traceback=text, exception=stored)
 
 
-def _user_frames(trace: TracebackType | None) -> TracebackType | None:
-    """Return the traceback from the first frame that is not the platform's; all of it where there is none."""
-    position = trace
-    while position is not None and position.tb_frame.f_code.co_filename.startswith(_PLATFORM):
-        position = position.tb_next
-    return position or trace
+def one_line(error: BaseException) -> str:
+    """Return an exception's type and the first line of its message; for the platform's own the message and hint."""
+    if isinstance(error, MlpError):
+        return f"{error.message}; {error.hint}" if error.hint else error.message
+    try:
+        text = str(error).strip()
+    except Exception:  # noqa: BLE001 # a user's exception can do anything when it is shown
+        text = "its message cannot be shown"
+    first = text.partition("\n")[0]
+    if isinstance(error, TransitionError):
+        return first
+    return f"{type_name(error)}: {first}" if first else type_name(error)
+
+
+def _cut(shown: traceback.TracebackException, *, is_ours: bool) -> None:
+    """Take the platform's frames, and those of the import system, out of a traceback and all that led to it."""
+    waiting, seen = [shown], set()
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        kept = [frame for frame in part.stack if not frame.filename.startswith((_PLATFORM, _IMPORTING))]
+        # Where nothing is left it is our own mistake, and whoever mends it needs the frames.
+        if kept or is_ours:
+            part.stack[:] = kept
+        waiting += [other for other in (part.__cause__, part.__context__, *(part.exceptions or ())) if other]

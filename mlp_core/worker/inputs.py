@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from mlp_core.values import Values
-    from mlp_hookspecs import ArtifactRef, TaskInput
+    from mlp_hookspecs import ArtifactRef, ForeachFrame, TaskInput
 
 
 class MergeError(MlpError):
@@ -26,6 +26,7 @@ class Input:
         """Make a view of a task."""
         self._task = task
         self._values = values
+        self._items: list[Any] = []
 
     @property
     def index(self) -> int | None:
@@ -35,12 +36,9 @@ class Input:
     @property
     def input(self) -> Any:
         """Its item of the innermost foreach; None outside of one."""
-        if not self._task.frames:
-            return None
-        frame = self._task.frames[-1]
-        if frame.item is not None:
-            return self._values.get(frame.item)
-        return None if frame.values is None else self._values.get(frame.values)[frame.index]
+        if not self._items:
+            self._items.append(item_of(self._task.frames[-1], self._values) if self._task.frames else None)
+        return self._items[0]
 
     def __getattr__(self, name: str) -> Any:
         """Load an artifact; AttributeError where the branch has none of that name."""
@@ -105,6 +103,13 @@ class Inputs(Sequence[Input]):
     def __repr__(self) -> str:
         """Show how many there are."""
         return f"<{len(self)} inputs>"
+
+
+def item_of(frame: ForeachFrame, values: Values) -> Any:
+    """Return the item of an open foreach."""
+    if frame.item is not None:
+        return values.get(frame.item)
+    return None if frame.values is None else values.get(frame.values)[frame.index]
 
 
 def merge_refs(

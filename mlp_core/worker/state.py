@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MappingView
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from mlp_core.artifacts import indexable, is_immutable
 from mlp_core.errors import ArtifactError
-from mlp_core.worker.inputs import Inputs, merge_refs
+from mlp_core.worker.inputs import Inputs, item_of, merge_refs
 from mlp_hookspecs import ArtifactRef, ForeachFrame, StepRequest, Transition
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class TaskState:
         self.merged: dict[str, ArtifactRef] = {}
         self._instance = instance
         self._max_num_splits = max_num_splits
+        self._sequence: Any = ()
+        self._items: dict[str, Any] = {}
         self._loaded: dict[str, tuple[ArtifactRef, Any]] = {}
         inherited = {} if request.node.is_join or not request.inputs else request.inputs[0].artifacts
         self._inherited: dict[str, ArtifactRef] = {**inherited, **request.parameters}
@@ -131,13 +134,11 @@ class TaskState:
         return self.item_of(self.request.frames[-1]) if self.request.frames else None
 
     def item_of(self, frame: ForeachFrame) -> Any:
-        """Return the item of an open foreach."""
+        """Return the item of an open foreach, each time the same object."""
         self.reads.add("input")
-        if frame.item is not None:
-            return self.values.get(frame.item)
-        if frame.values is None:
-            return None
-        return self.values.get(frame.values)[frame.index]
+        if frame.step not in self._items:
+            self._items[frame.step] = item_of(frame, self.values)
+        return self._items[frame.step]
 
     def foreach_stack(self) -> list[tuple[int, int, Any]]:
         """Return index, count and item of each open foreach, outermost first."""
@@ -194,23 +195,34 @@ class TaskState:
             raise TransitionError(
                 f"step {self.request.key.step!r}: foreach={foreach!r} is no artifact: {error}"
             ) from None
-        if isinstance(sequence, Mapping) or not isinstance(sequence, Iterable):
-            hint = "; iterate over its keys or items: list(...)" if isinstance(sequence, Mapping) else ""
-            raise TransitionError(
-                f"step {self.request.key.step!r}: foreach={foreach!r} is a {type(sequence).__name__},"
-                f" which has no items in order{hint}"
-            )
-        if not indexable(sequence):
-            sequence = list(sequence)
-            setattr(self._instance, foreach, sequence)
-        count = len(sequence)
-        if count > self._max_num_splits:
-            raise TransitionError(
-                f"step {self.request.key.step!r}: foreach={foreach!r} has {count} items, and at most"
-                f" {self._max_num_splits} are allowed; raise --max-num-splits"
-            )
+        self._sequence = self._indexable(foreach, sequence)
         # The sequence is stored when the step ends, since it may change until then.
-        return Transition(names, count)
+        return Transition(names, len(self._sequence))
+
+    def _indexable(self, name: str, value: Any) -> Any:
+        """Return what a foreach iterates over as something that has its items by position."""
+        place = f"step {self.request.key.step!r}: foreach={name!r}"
+        if isinstance(value, Mapping) or not isinstance(value, Iterable):
+            hint = "; iterate over its keys or items: list(...)" if isinstance(value, Mapping) else ""
+            raise TransitionError(f"{place} is a {type(value).__name__}, which has no items in order{hint}")
+        if getattr(value, "shape", None) == ():
+            raise TransitionError(f"{place} is an array without dimensions, which has no items")
+        most = self._max_num_splits
+        if indexable(value):
+            if len(value) > most:
+                raise TransitionError(
+                    f"{place} has {len(value)} items, and at most {most} are allowed; raise --max-num-splits"
+                )
+            return value
+        items = list(islice(value, most + 1))
+        if len(items) > most:
+            raise TransitionError(
+                f"{place} has more than {most} items, which is the most allowed; raise --max-num-splits"
+            )
+        # What can be read only once, or not be stored, becomes the list of its items.
+        if isinstance(value, Iterator | MappingView) and name not in self.constants:
+            self.set(name, items)
+        return items
 
     # ------------------------------------------------------------------------------------------------ the end
 
@@ -257,17 +269,25 @@ class TaskState:
             raise TransitionError(f"step {self.request.key.step!r} ended without calling self.next")
         if transition.count is None or self.request.node.foreach is None:
             return transition
-        name = self.request.node.foreach
-        values = assigned.get(name) or self.merged.get(name) or self._inherited.get(name)
-        items: list[ArtifactRef] = []
-        # One item's size tells whether the rest is worth a try: mixed sizes only cost the attempt.
-        for item in getattr(self._instance, name):
+        name, sequence = self.request.node.foreach, self._sequence
+        items = self._small_items(inline_bytes)
+        values = None
+        if sequence is getattr(self._instance, name, None):
+            values = assigned.get(name) or self.merged.get(name) or self._inherited.get(name)
+        elif len(items) < len(sequence):
+            values = self.values.put(name, sequence)
+        return Transition(transition.steps, len(sequence), values, items)
+
+    def _small_items(self, inline_bytes: int) -> tuple[ArtifactRef, ...]:
+        """Return references of the foreach's items where each is small enough to travel; none otherwise."""
+        refs = []
+        for item in self._sequence:
             ref = self.values.put_small(item, inline_bytes)
+            # One item's size tells whether the rest is worth a try: mixed sizes only cost the attempt.
             if ref is None:
-                items.clear()
-                break
-            items.append(ref)
-        return Transition(transition.steps, transition.count, values, tuple(items))
+                return ()
+            refs.append(ref)
+        return tuple(refs)
 
 
 def _step_name(target: Any) -> str:
