@@ -261,6 +261,9 @@ class FileStore:
                 raise
             self._make_folder(folder.parent)
             self._make_folder(folder)
+        else:
+            if folder in self._root.parents:
+                _sync_folder(folder.parent)  # once and for all: `_sync_folders` does not climb above the store
 
     def _sync_folders(self, folders: Sequence[Path]) -> None:
         """Make the names in folders durable, and the folders' own names up to the root's.
@@ -277,11 +280,7 @@ class FileStore:
                 folder = folder.parent
                 pending[folder] = None
         for folder in pending:
-            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                _sync(fd, folder)
-            finally:
-                os.close(fd)
+            _sync_folder(folder)
         self._durable_folders |= named
 
 
@@ -456,6 +455,15 @@ def _sync(fd: int, path: Path) -> None:
             os.fsync(fd)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _sync(fd, folder)
+    finally:
+        os.close(fd)
 
 
 def _sync_data(fd: int, path: Path) -> None:

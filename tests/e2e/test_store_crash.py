@@ -51,6 +51,8 @@ elif planted == "folders":
 elif planted == "new folders":
     FileStore._sync_folders = lambda self, folders: [
         real_sync(os.open(folder, os.O_RDONLY), folder) for folder in folders]
+elif planted == "folders above":
+    FileStore._make_folder = lambda self, folder: folder.mkdir(parents=True, exist_ok=True)
 elif planted == "contents":
     file_store._sync = lambda fd, path: real_sync(fd, path) if path.is_dir() else None
 elif planted == "blobs":
@@ -142,7 +144,7 @@ def run_script(root: Path, *strace: str, planted: str = "") -> subprocess.Comple
     command = [sys.executable, "-c", SCRIPT, str(root), planted]
     if strace:
         command = ["strace", "-f", *strace, *command]
-    environment = {**os.environ, "XDG_CACHE_HOME": str(root.parent / "cache")}
+    environment = {**os.environ, "XDG_CACHE_HOME": str(root.parents[1] / "cache")}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
@@ -262,8 +264,8 @@ class Disk:
             del folder.now[name]
 
     def has(self, path: str) -> bool:
-        """Tell whether a path is on this disk: the folder itself, or the store in it."""
-        return path == str(self.base) or is_below(self.base / "store", path)
+        """Tell whether a path is on this disk: the folder itself, or what the store is in."""
+        return path == str(self.base) or is_below(self.base / "new", path)
 
     def node(self, path: str) -> File | Folder:
         """Return what is at a path."""
@@ -340,7 +342,7 @@ def cut_everywhere(calls: Sequence[Call], base: Path, target: Path, chance: rand
         disk.apply(call)
         if call.text.startswith("1<") or any(disk.has(path) for path in call.paths()):
             disk.cut(target, chance)
-            check(target / "store", said)
+            check(target / "new" / "store", said)
             shutil.rmtree(target)
             cuts += 1
     return cuts
@@ -361,11 +363,10 @@ def points(calls: Sequence[Call], root: Path) -> list[tuple[str, int]]:
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Call], Path]:
     """The script's calls when nothing disturbs it, and the folder that it ran in."""
     base = tmp_path_factory.mktemp("recorded")
-    run_script(base / "warm")  # else compiled modules are written on the way
-    shutil.rmtree(base / "warm")
-    calls, said = record(base / "store", base / "log")
+    run_script(base / "warm" / "store")  # else compiled modules are written on the way
+    calls, said = record(base / "new" / "store", base / "log")
     assert [words[0] for words in said] == ["created", *["finished"] * 3, "tagged", "pointed", "ended"]
-    check(base / "store", said)
+    check(base / "new" / "store", said)
     return calls, base
 
 
@@ -386,10 +387,10 @@ def test_a_power_cut_may_leave_any_part_of_what_was_not_synced(
     cut_everywhere(calls, base, tmp_path / "left", random.Random(seed))  # noqa: S311 # chance, not a secret
 
 
-@pytest.mark.parametrize("planted", ["journal", "folders", "new folders", "contents", "blobs"])
+@pytest.mark.parametrize("planted", ["journal", "folders", "new folders", "folders above", "contents", "blobs"])
 def test_the_model_of_the_disk_finds_a_missing_sync(tmp_path: Path, planted: str) -> None:
     """Leaving out any kind of sync is noticed: so the tests above show that none is left out."""
-    calls, _ = record(tmp_path / "store", tmp_path / "log", planted)
+    calls, _ = record(tmp_path / "new" / "store", tmp_path / "log", planted)
     with pytest.raises((AssertionError, KeyError, MlpError)):
         cut_everywhere(calls, tmp_path, tmp_path / "left", None)
 
@@ -397,10 +398,10 @@ def test_the_model_of_the_disk_finds_a_missing_sync(tmp_path: Path, planted: str
 def kill_and_go_on(recorded: tuple[list[Call], Path], tmp_path: Path, every: int) -> None:
     """Kill the script at every so manieth call, check what is there, and let it run again on the same store."""
     calls, base = recorded
-    chosen = points(calls, base / "store")[::every]
+    chosen = points(calls, base / "new" / "store")[::every]
     assert chosen
     for name, number in chosen:
-        root = tmp_path / "store"
+        root = tmp_path / "new" / "store"
         done = run_script(
             root, "-o", "/dev/null", "-e", f"trace={name}", "-e", f"inject={name}:signal=SIGKILL:when={number}"
         )
@@ -411,7 +412,7 @@ def kill_and_go_on(recorded: tuple[list[Call], Path], tmp_path: Path, every: int
         again = run_script(root)
         assert again.returncode == 0, (name, number, again.stderr)
         check(root, [*said, *said_in(again.stdout)])
-        shutil.rmtree(root)
+        shutil.rmtree(root.parent)
 
 
 def test_a_kill_at_some_calls_leaves_a_store_that_goes_on(recorded: tuple[list[Call], Path], tmp_path: Path) -> None:
@@ -430,9 +431,9 @@ def fail_and_go_on(recorded: tuple[list[Call], Path], tmp_path: Path, every: int
     """Let every so manieth call fail with a full and a failing disk; the script ends with the store's own error."""
     calls, base = recorded
     failing = {"fsync", "fdatasync", "write", "openat", "mkdir", "rename", "link"}
-    chosen = [point for point in points(calls, base / "store") if point[0] in failing][::every]
+    chosen = [point for point in points(calls, base / "new" / "store") if point[0] in failing][::every]
     for turn, (name, number) in enumerate(chosen):
-        root = tmp_path / "store"
+        root = tmp_path / "new" / "store"
         number_of_error, kind = [("ENOSPC", "StoreFull"), ("EIO", "StoreError"), ("EROFS", "StoreUnavailable")][
             turn % 3
         ]
@@ -451,7 +452,7 @@ def fail_and_go_on(recorded: tuple[list[Call], Path], tmp_path: Path, every: int
         again = run_script(root)
         assert again.returncode == 0, (place, again.stderr)
         check(root, [*said, *said_in(again.stdout)])
-        shutil.rmtree(root)
+        shutil.rmtree(root.parent)
 
 
 def test_a_disk_that_fails_at_some_calls_is_reported(recorded: tuple[list[Call], Path], tmp_path: Path) -> None:
