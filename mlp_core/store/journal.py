@@ -7,6 +7,8 @@ after a failed write has marked it as unfinished; the next record then has the n
 
 from __future__ import annotations
 
+import gc
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -15,7 +17,7 @@ from mlp_core.errors import StoreDamaged, StoreError
 from mlp_core.store.records import Record, decode_line, encode_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from mlp_hookspecs.handles import AppendFile, ObjectStore
 
@@ -76,6 +78,24 @@ def read_journal(objects: ObjectStore, key: str, offset: int = 0, expected: int 
 
 def parse_journal(content: bytes, place: str, offset: int = 0, expected: int = 0) -> JournalRead:
     """Return the records in a journal's content from an offset on; as `read_journal`."""
+    with _without_collection():
+        return _parse(content, place, offset, expected)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Hold the garbage collector, which would go over and over the records made here, none of them garbage."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _parse(content: bytes, place: str, offset: int, expected: int) -> JournalRead:
+    """Return the records in a journal's content."""
     *lines, tail = content.split(b"\n")
     records: list[tuple[int, Record]] = []
     end = position = offset
