@@ -11,23 +11,45 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from mlp_core.api import FlowSpec, run, step
     from mlp_core.builtin.options import catch, environment, formats, limit, resources, retry, timeout
-    from mlp_core.facts import current
+    from mlp_core.client import (
+        DataArtifact,
+        Flow,
+        Metaflow,
+        Run,
+        Step,
+        Task,
+        default_namespace,
+        get_namespace,
+        namespace,
+    )
     from mlp_core.errors import CaughtFailure, MlpError, RunFailed
+    from mlp_core.facts import current
+    from mlp_core.launching import Runner
     from mlp_core.parameter_types import JSONType
     from mlp_core.parameters import Parameter
 
 _HOMES: Final = {
     "CaughtFailure": "mlp_core.errors",
+    "DataArtifact": "mlp_core.client",
+    "Flow": "mlp_core.client",
     "FlowSpec": "mlp_core.api",
     "JSONType": "mlp_core.parameter_types",
+    "Metaflow": "mlp_core.client",
     "MlpError": "mlp_core.errors",
     "Parameter": "mlp_core.parameters",
+    "Run": "mlp_core.client",
     "RunFailed": "mlp_core.errors",
+    "Runner": "mlp_core.launching",
+    "Step": "mlp_core.client",
+    "Task": "mlp_core.client",
     "catch": "mlp_core.builtin.options",
     "current": "mlp_core.facts",
+    "default_namespace": "mlp_core.client",
     "environment": "mlp_core.builtin.options",
     "formats": "mlp_core.builtin.options",
+    "get_namespace": "mlp_core.client",
     "limit": "mlp_core.builtin.options",
+    "namespace": "mlp_core.client",
     "resources": "mlp_core.builtin.options",
     "retry": "mlp_core.builtin.options",
     "run": "mlp_core.api",
@@ -37,16 +59,26 @@ _HOMES: Final = {
 
 __all__ = [
     "CaughtFailure",
+    "DataArtifact",
+    "Flow",
     "FlowSpec",
     "JSONType",
+    "Metaflow",
     "MlpError",
     "Parameter",
+    "Run",
     "RunFailed",
+    "Runner",
+    "Step",
+    "Task",
     "catch",
     "current",
+    "default_namespace",
     "environment",
     "formats",
+    "get_namespace",
     "limit",
+    "namespace",
     "resources",
     "retry",
     "run",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -132,10 +133,12 @@ def _tasks(client: Any, spec: Pathspec) -> Sequence[Task]:
 
 
 def _print_value(artifact: DataArtifact, *, as_json: bool) -> int:
-    """Print an artifact's value, as Python shows it or as far as JSON can tell it."""
+    """Print an artifact's value: as Python shows it, as far as JSON can tell it, or, into a file or pipe, its bytes."""
     value = artifact.data
     if as_json:
         put_json({**artifact_data(artifact), "value": value})
+    elif isinstance(value, bytes | bytearray) and not sys.stdout.isatty():
+        sys.stdout.buffer.write(value)  # as they are: mlp artifacts Flow/run/step/0/figure > figure.png
     else:
         put(safe_text(value if isinstance(value, str) else repr(value)))
     return 0
