@@ -108,7 +108,7 @@ CALLS: dict[str, Callable[[Hooks], Any]] = {
 # What each hook may raise by its specification.
 PASSING = {
     "mlp_open_store": [OSError],
-    "mlp_resolve_environment": [ValueError],
+    "mlp_resolve_environment": [OSError, ValueError],
     "mlp_provision_environment": [OSError],
     "mlp_fetch_secret": [OSError],
     "mlp_open_launcher": [OSError],

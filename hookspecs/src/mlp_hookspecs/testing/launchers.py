@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,10 +51,13 @@ class Bench:
         The launcher, entered.
     sink : RecordingSink
         The sink.
+    patience : float
+        Seconds to wait for ends.
     """
 
-    def __init__(self, driver: Driver, launcher: Launcher, sink: RecordingSink) -> None:
+    def __init__(self, driver: Driver, launcher: Launcher, sink: RecordingSink, patience: float) -> None:
         """Bundle them."""
+        self.patience = patience
         self.driver = driver
         self.launcher = launcher
         self.sink = sink
@@ -66,7 +70,11 @@ class Bench:
     def run(self, *requests: LaunchRequest) -> None:
         """Start attempts, and wait for their ends."""
         self.launch(*requests)
-        self.sink.wait_for_ends([request.id for request in requests])
+        self.wait_for(*requests)
+
+    def wait_for(self, *requests: LaunchRequest) -> None:
+        """Wait for the ends of attempts."""
+        self.sink.wait_for_ends([request.id for request in requests], self.patience)
 
 
 class LauncherContract(BackendContract):
@@ -83,6 +91,8 @@ class LauncherContract(BackendContract):
         Whether attempts run in processes of their own, several at once.
     gangs : bool
         Whether requests that form a gang are started together.
+    patience : float
+        Seconds after which a test gives up waiting for what has to happen.
 
     Examples
     --------
@@ -97,12 +107,16 @@ class LauncherContract(BackendContract):
     settings: ClassVar[Mapping[str, Any]] = {}
     separate: ClassVar[bool] = True
     gangs: ClassVar[bool] = True
+    patience: ClassVar[float] = 60
 
     @pytest.fixture
     def bench(self, driver: Driver) -> Iterator[Bench]:
         """An open launcher."""
         with self._opened(driver) as bench:
             yield bench
+        # Something may have been told too late for the test to see it.
+        for attempt_id in bench.sink.attempt_ids():
+            self.check_order(bench.sink, attempt_id)
 
     @pytest.fixture
     def cwd(self, tmp_path: Path) -> Path:
@@ -144,8 +158,8 @@ class LauncherContract(BackendContract):
         """Many attempts, in one batch and in several, end once each, each with its own outcome and its own log."""
         requests = [self.request(f"t{n}", ["write", "stdout", f"task {n}\n"]) for n in range(MANY)]
         bench.launch(*requests[:10])
-        bench.run(*requests[10:])
-        bench.sink.wait_for_ends([request.id for request in requests])
+        bench.launch(*requests[10:])
+        bench.wait_for(*requests)
         for n, request in enumerate(requests):
             self.check_order(bench.sink, request.id)
             end = bench.sink.end(request.id)
@@ -180,10 +194,16 @@ class LauncherContract(BackendContract):
         """Attempts that cannot end before the launching has returned do end after it."""
         gate = tmp_path / "gate"
         requests = [self.request(f"t{n}", ["wait_for", [str(gate)]]) for n in range(3)]
-        bench.launch(*requests)
-        assert [bench.sink.end(request.id) for request in requests] == [None] * 3
+        launching = threading.Thread(target=bench.launch, args=requests)
+        launching.start()
+        launching.join(self.patience)
+        returned = not launching.is_alive()
+        ended = [request.id for request in requests if bench.sink.end(request.id)]
         gate.touch()
-        bench.sink.wait_for_ends([request.id for request in requests])
+        launching.join()
+        bench.wait_for(*requests)
+        assert returned, "launching has waited for what it launched"
+        assert ended == []
 
     # ------------------------------------------------------------------------------------------ dying
 
@@ -222,7 +242,7 @@ class LauncherContract(BackendContract):
         request = self.request("one", ["start_child", str(child)], ["write", "stdout", "done\n"])
         bench.run(request)
         assert bench.sink.text(request.id, "stdout") == b"done\n"
-        assert self.has_gone(child), "a process that the worker left behind is still there"
+        assert self.have_gone(child), "a process that the worker left behind is still there"
 
     # ------------------------------------------------------------------------------------------ ending
 
@@ -235,11 +255,11 @@ class LauncherContract(BackendContract):
         bench.launch(cancelled, other)
         self.await_file(began)
         bench.launcher.cancel([cancelled.id], 5)
-        bench.sink.wait_for_ends([cancelled.id])
-        assert self.has_gone(began)
+        bench.wait_for(cancelled)
+        assert self.have_gone(began), "the worker is still there"
         assert bench.sink.end(other.id) is None
         gate.touch()
-        bench.sink.wait_for_ends([other.id])
+        bench.wait_for(other)
         self.check_order(bench.sink, cancelled.id)
         self.check_order(bench.sink, other.id)
 
@@ -251,10 +271,9 @@ class LauncherContract(BackendContract):
         bench.launch(request)
         self.await_file(began)
         bench.launcher.cancel([request.id], 0.2)
-        bench.sink.wait_for_ends([request.id])
+        bench.wait_for(request)
         self.check_order(bench.sink, request.id)
-        assert self.has_gone(began)
-        assert self.has_gone(child), "a process that the worker started is still there"
+        assert self.have_gone(began, child), "the worker, or a process that it started, is still there"
 
     def test_cancelling_what_has_ended(self, bench: Bench) -> None:
         """To cancel an attempt that has ended, or one that never was, changes nothing."""
@@ -271,7 +290,7 @@ class LauncherContract(BackendContract):
         request = self.request("one", ["sleep"])
         bench.launch(request)
         bench.launcher.cancel([request.id], 0.5)
-        bench.sink.wait_for_ends([request.id])
+        bench.wait_for(request)
         assert [told.what for told in bench.sink.told(request.id) if told.is_end] in (["lost"], ["finished"])
 
     def test_leaving_ends_everything(self, driver: Driver, tmp_path: Path) -> None:
@@ -281,8 +300,7 @@ class LauncherContract(BackendContract):
         with self._opened(driver) as bench:
             bench.launch(self.request("one", ["start_child", str(child)], ["touch", str(began)], ["sleep"]))
             self.await_file(began)
-        assert self.has_gone(began)
-        assert self.has_gone(child)
+        assert self.have_gone(began, child), "the worker, or a process that it started, is still there"
 
     def test_workers_end_with_their_driver(self, driver: Driver, backend: Backend, tmp_path: Path) -> None:
         """Workers on the driver's own host are gone soon after a driver that was killed."""
@@ -304,7 +322,7 @@ class LauncherContract(BackendContract):
         finally:
             process.kill()
             process.communicate()
-        assert self.has_gone(began)
+        assert self.have_gone(began), "the worker is still there"
 
     # ------------------------------------------------------------------------------------------ gangs, reattaching
 
@@ -378,21 +396,21 @@ class LauncherContract(BackendContract):
 
     def await_file(self, path: Path) -> None:
         """Wait until a worker has made a file."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + self.patience
         while not path.exists():
-            assert time.monotonic() < deadline, "the worker did not begin within 60 s"
+            assert time.monotonic() < deadline, f"the worker did not begin within {self.patience:g} s"
             time.sleep(0.01)
 
-    def has_gone(self, path: Path) -> bool:
-        """Tell whether the process that made a file has ended, or does so soon."""
-        pid = int(path.read_text())
-        deadline = time.monotonic() + 10
-        while _is_alive(pid):
-            if time.monotonic() > deadline:
-                os.kill(pid, signal.SIGKILL)
-                return False
+    def have_gone(self, *paths: Path) -> bool:
+        """Tell whether the processes that made files have ended, or do so soon; those that have not are killed."""
+        pids = [int(path.read_text()) for path in paths]
+        deadline = time.monotonic() + min(self.patience, 10)
+        while any(map(_is_alive, pids)) and time.monotonic() < deadline:
             time.sleep(0.01)
-        return True
+        left = [pid for pid in pids if _is_alive(pid)]
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        return not left
 
     @contextmanager
     def _opened(self, driver: Driver) -> Iterator[Bench]:
@@ -403,7 +421,7 @@ class LauncherContract(BackendContract):
         )
         with launcher as entered:
             assert entered is launcher, "entering the launcher must return the launcher itself"
-            yield Bench(driver, launcher, sink)
+            yield Bench(driver, launcher, sink, self.patience)
 
 
 def _is_alive(pid: int) -> bool:

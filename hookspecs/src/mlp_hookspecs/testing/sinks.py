@@ -84,6 +84,11 @@ class RecordingSink:
         with self._changed:
             return [told for told in self._told if told.attempt_id == attempt_id]
 
+    def attempt_ids(self) -> list[str]:
+        """Return the attempts of which anything was told."""
+        with self._changed:
+            return list(dict.fromkeys(told.attempt_id for told in self._told))
+
     def end(self, attempt_id: str) -> Told | None:
         """Return how an attempt ended; None where it has not."""
         return next((told for told in self.told(attempt_id) if told.is_end), None)
