@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from mlp_hookspecs import PluginId
 
-FLOORS: Final = ("attrs>=23.2", "cloudpickle>=3.0", "packaging>=23.0", "pluggy>=1.7")
-"""What a worker imports beside the standard library and the platform's own packages."""
-
 _OWN: Final = (("mlp-core", "mlp_core"), ("mlp-hookspecs", "mlp_hookspecs"))
 _METADATA: Final = ("METADATA", "entry_points.txt")
 

@@ -280,7 +280,7 @@ class Hooks:
     def resolve_environment(self, spec: EnvironmentSpec, platforms: Sequence[str]) -> EnvironmentLock:
         """Return the lock of a requirement; ValueError where it cannot be met."""
         call = self._owner("mlp_resolve_environment", spec.backend)
-        return call.expect(EnvironmentLock, call.run(spec, tuple(platforms), passing=(ValueError,)))
+        return call.expect(EnvironmentLock, call.run(spec, tuple(platforms), passing=(OSError, ValueError)))
 
     def provision_environment(self, lock: EnvironmentLock, root: Path) -> ProvisionedEnvironment:
         """Return the interpreter of a lock; OSError where it cannot be made."""

@@ -108,7 +108,7 @@ def draw_blueprint(  # noqa: PLR0913 # what a blueprint holds, by keyword
     Blueprint
         The frozen flow.
     """
-    prepared = prepare_steps(checked, session, None)
+    prepared = prepare_steps(checked, session)
     return Blueprint(
         graph=checked.graph,
         steps=checked.steps,

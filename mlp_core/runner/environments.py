@@ -19,7 +19,6 @@ from mlp_hookspecs import frozen_map
 if TYPE_CHECKING:
     from mlp_core.runner.planning import CheckedFlow
     from mlp_core.session import Session
-    from mlp_core.store import RunWriter
     from mlp_hookspecs import EnvironmentLock, EnvironmentSpec, PlannedStep, ProvisionedEnvironment
 
 _MACHINES = {"x86_64": "64", "amd64": "64", "aarch64": "aarch64", "arm64": "arm64"}
@@ -33,18 +32,20 @@ class PreparedSteps:
     ----------
     steps : mapping of str to StepSetup
         By name.
+    records : tuple of EnvironmentLocked
+        What the journal should say of it.
     notes : tuple of str
         What the user may want to know.
     """
 
     steps: Mapping[str, StepSetup]
+    records: tuple[EnvironmentLocked, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 def prepare_steps(
     checked: CheckedFlow,
     session: Session,
-    writer: RunWriter | None,
     *,
     known: Mapping[str, EnvironmentLock] = frozen_map({}),
 ) -> PreparedSteps:
@@ -56,8 +57,6 @@ def prepare_steps(
         The flow.
     session : Session
         Plugins and settings.
-    writer : RunWriter or None
-        Where locks are recorded.
     known : mapping of str to EnvironmentLock
         What was resolved before, by step.
 
@@ -73,23 +72,23 @@ def prepare_steps(
         if step.plan.environment is not None:
             specs.setdefault(step.plan.environment.digest, (step.plan.environment, []))[1].append(step)
     locks: dict[str, EnvironmentLock] = {}
+    records: list[EnvironmentLocked] = []
     notes = []
     for digest, (spec, users) in specs.items():
         locks[digest] = known.get(users[0].node.name) or _resolve(session, spec, users[0])
-        if writer is not None:
-            names = tuple(step.node.name for step in users)
-            writer.write([EnvironmentLocked(spec, locks[digest], names, time.time())], sync=False)
+        names = tuple(step.node.name for step in users)
+        records.append(EnvironmentLocked(spec, locks[digest], names, time.time()))
         notes.append(f"environment of {', '.join(step.node.name for step in users)}: {locks[digest].digest[:19]}")
     made: dict[str, ProvisionedEnvironment] = {}
     steps = {step.node.name: _setup(session, step, locks, made) for step in checked.steps}
-    return PreparedSteps(steps, tuple(notes))
+    return PreparedSteps(steps, tuple(records), tuple(notes))
 
 
 def _resolve(session: Session, spec: EnvironmentSpec, user: PlannedStep) -> EnvironmentLock:
     """Return the lock of a requirement."""
     try:
         return session.hooks.resolve_environment(spec, (this_platform(),))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise FlowError(
             f"the environment of step {user.node.name!r} cannot be resolved: {error}",
             file=user.node.file,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 
 from mlp_core import names
-from mlp_core.errors import ParameterError, UsageError
+from mlp_core.errors import ArtifactError, FlowError, ParameterError, UsageError
 from mlp_core.loading import IMPORTING, class_constants, code_ref
 from mlp_core.parameters import parameters_of, resolve, to_text
 from mlp_core.runner.driver import Driver, TaskFailure
@@ -182,6 +182,7 @@ def run_flow(flow: type[Any], session: Session, options: RunOptions, progress: P
         launchers.open(step.plan.launcher or session.settings["run.launcher"] for step in checked.steps)
         store = session.open_store(create=True)
         frozen = freeze(checked, session, options, session.values(store))
+        prepared = prepare_steps(checked, session, known=options.locks)
         writer = begin_run(checked, session, options, store, frozen)
         stack.callback(writer.close)
         run = writer.began.run
@@ -189,7 +190,7 @@ def run_flow(flow: type[Any], session: Session, options: RunOptions, progress: P
             options.run_id_file.write_text(run.run_id, encoding="utf-8")
         progress.run_started(run, checked.graph, store.url)
         stack.enter_context(observers(session, run, store.url))
-        prepared = prepare_steps(checked, session, writer, known=options.locks)
+        writer.write(prepared.records, sync=False)
         for note in prepared.notes:
             writer.write([Note("environment", note, time.time())], sync=False)
             progress.note(note)
@@ -240,16 +241,26 @@ def freeze(checked: CheckedFlow, session: Session, options: RunOptions, values: 
         refs, texts = _origin_parameters(flow, options)
     else:
         resolved = resolve(flow, options.parameters, from_text=options.from_text)
-        refs = {name: values.put(name, value) for name, value in resolved.items()}
+        refs = {name: _stored(flow, name, value, values) for name, value in resolved.items()}
         texts = {name: to_text(value) for name, value in resolved.items()}
     for name, value in class_constants(flow).items():
-        refs[name] = values.put(name, value)
+        refs[name] = _stored(flow, name, value, values)
     code = options.code or code_ref(flow, session.root)
     if code.pickled is None and code.package is None:
         package = values.put_bytes(build_package(Path(code.root), session.settings, store=session.store_url))
         code = attrs.evolve(code, package=package)
     values.sync()
     return Frozen(refs, texts, code)
+
+
+def _stored(flow: type[Any], name: str, value: object, values: Values) -> ArtifactRef:
+    """Store a class attribute or a parameter's value; FlowError where that cannot be done."""
+    try:
+        return values.put(name, value)
+    except ArtifactError as error:
+        file = getattr(sys.modules.get(flow.__module__), "__file__", None) or ""
+        hint = "make it in the step that uses it, or outside of the class"
+        raise FlowError(error.message, file=file, hint=hint) from error
 
 
 def _origin_parameters(flow: type[Any], options: RunOptions) -> tuple[dict[str, ArtifactRef], dict[str, str]]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlp_hookspecs import events, handles, specs, types
     from mlp_hookspecs.types import (
         OPTIONS_ATTRIBUTE,
+        PLATFORM_FLOORS,
         ArtifactPart,
         ArtifactRef,
         Attachment,
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ENTRY_POINT_GROUP",
     "OPTIONS_ATTRIBUTE",
+    "PLATFORM_FLOORS",
     "PROJECT_NAME",
     "ArtifactPart",
     "ArtifactRef",

@@ -275,6 +275,8 @@ def mlp_resolve_environment(spec: EnvironmentSpec, platforms: Sequence[str]) -> 
     ------
     ValueError
         Where the requirement cannot be met; the message is shown to the user.
+    OSError
+        Where that cannot be found out: an index that cannot be reached, an interpreter that is missing.
 
     Examples
     --------

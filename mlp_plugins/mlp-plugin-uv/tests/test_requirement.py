@@ -123,8 +123,8 @@ def test_hooks_fit_the_contract() -> None:
 
 def test_platform_is_what_the_core_ships_without() -> None:
     """Every environment gets what the core's worker imports and does not bring along, under a Python that it knows."""
-    from mlp_core.closure import FLOORS
+    from mlp_hookspecs import PLATFORM_FLOORS
 
-    assert tuple(name + bound for name, bound in PLATFORM.items()) == FLOORS
+    assert tuple(name + bound for name, bound in PLATFORM.items()) == PLATFORM_FLOORS
     oldest = ".".join(map(str, OLDEST_PYTHON))
     assert importlib.metadata.metadata("mlp-hookspecs")["Requires-Python"] == f">={oldest}"

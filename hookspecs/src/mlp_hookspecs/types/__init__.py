@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from mlp_hookspecs.types.artifact import ArtifactPart, ArtifactRef, Attachment
     from mlp_hookspecs.types.base import Json, frozen_map
     from mlp_hookspecs.types.deploy import DeployDiff, Deployment, DeployRequest
-    from mlp_hookspecs.types.environment import EnvironmentLock, EnvironmentSpec, ProvisionedEnvironment
+    from mlp_hookspecs.types.environment import (
+        PLATFORM_FLOORS,
+        EnvironmentLock,
+        EnvironmentSpec,
+        ProvisionedEnvironment,
+    )
     from mlp_hookspecs.types.flow import (
         FlowGraph,
         FlowPlan,
@@ -63,6 +68,7 @@ HOMES: Final = {
     "Json": "mlp_hookspecs.types.base",
     "LaunchRequest": "mlp_hookspecs.types.launch",
     "OPTIONS_ATTRIBUTE": "mlp_hookspecs.types.option",
+    "PLATFORM_FLOORS": "mlp_hookspecs.types.environment",
     "Option": "mlp_hookspecs.types.option",
     "OptionDecorator": "mlp_hookspecs.types.option",
     "ParameterInfo": "mlp_hookspecs.types.flow",
@@ -95,6 +101,7 @@ HOMES: Final = {
 
 __all__ = [
     "OPTIONS_ATTRIBUTE",
+    "PLATFORM_FLOORS",
     "ArtifactPart",
     "ArtifactRef",
     "Attachment",

@@ -5,10 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Final
 
 import attrs
 
 from mlp_hookspecs.types.base import Json, frozen_map
+
+PLATFORM_FLOORS: Final = ("attrs>=23.2", "cloudpickle>=3.0", "packaging>=23.0", "pluggy>=1.7")
+"""What a worker imports beside the standard library and the platform's own packages, which are shipped with the code.
+
+An environment backend adds these requirements to every environment that it resolves.
+"""
 
 
 @attrs.frozen

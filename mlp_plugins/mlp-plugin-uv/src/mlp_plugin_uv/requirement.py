@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from mlp_hookspecs import frozen_map
+from mlp_hookspecs import PLATFORM_FLOORS, frozen_map
 
 OLDEST_PYTHON: Final = (3, 11)
 """The oldest interpreter that the platform's worker runs under."""
 
 PLATFORM: Final[Mapping[str, str]] = frozen_map(
-    {"attrs": ">=23.2", "cloudpickle": ">=3.0", "packaging": ">=23.0", "pluggy": ">=1.7"}
+    {floor.partition(">=")[0]: f">={floor.partition('>=')[2]}" for floor in PLATFORM_FLOORS}
 )
 """What the platform's worker, which travels to the environment as source, imports beside the standard library."""
 
