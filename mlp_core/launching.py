@@ -81,7 +81,7 @@ class ExecutingRun:
     def terminate(self) -> None:
         """Ask the run to end, wait for that, and kill what is left."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
+            self.process.send_signal(signal.SIGTERM)
             try:
                 self.process.wait(_END_SECONDS)
             except subprocess.TimeoutExpired:
