@@ -140,6 +140,7 @@ class _Reading:
         self._arguments = arguments
         self._settings = add_settings(parser, CORE_SETTINGS, "settings")
         self._opened: list[Session] = []
+        self._opened_for: tuple[Path, dict[str, str]] | None = None
 
     @property
     def _split(self) -> Split:
@@ -202,7 +203,7 @@ class _Reading:
         options = [t for n, t in enumerate(found.tokens) if n not in found.positionals and t != "--"]
         args = self._parser.parse_args([*options, *(found.tokens[n] for n in found.positionals)])
         flags = given_settings(found.tokens, self._settings)
-        return Call(args, start, flags, opened=[s for s in self._opened if flags == self._opened_with])
+        return Call(args, start, flags, opened=self._opened if (start, flags) == self._opened_for else [])
 
     def _refuse_unknown(self, found: Split, hint: str) -> None:
         """Raise the usage error of the first option that nobody knows."""
@@ -213,8 +214,9 @@ class _Reading:
         """Load the plugins, and learn the flags of their settings."""
         if self._opened:
             return
-        self._opened_with = given_settings(self._split.tokens, self._settings)
-        self._opened.append(Session.open(start=start, flags=self._opened_with))
+        flags = given_settings(self._split.tokens, self._settings)
+        self._opened_for = (start, flags)
+        self._opened.append(Session.open(start=start, flags=flags))
         settings = self._opened[0].settings
         declared = [settings.declared(name) for name in settings]
         self._settings |= add_settings(self._parser, declared, "settings of plugins")

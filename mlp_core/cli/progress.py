@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
 import attrs
 
-from mlp_core.cli.text import duration, moment, place, plural, safe_line
+from mlp_core.cli.text import duration, moment, place, plural, safe_line, safe_log
 from mlp_core.runner.progress import Progress, SilentProgress
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class PlainProgress:
     def __init__(self, stream: TextIO) -> None:
         """Make the display."""
         self._stream = stream
+        self._is_terminal = stream.isatty()
         self._lines = LogLines()
         self._began = time.monotonic()
         self._run = ""
@@ -131,6 +132,8 @@ class PlainProgress:
         self._put(f"{self._run} {status} in {took} ({plural(self._tasks, 'task')}{reused}){reason}")
 
     def _put_log(self, key: TaskKey, lines: list[str]) -> None:
+        if self._is_terminal:
+            lines = [safe_log(line) for line in lines]
         if lines:
             self._put("\n".join(f"[{key.path}] {line}" for line in lines))
 
