@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 
 from mlp_core.loading import MARK, reserved_names
 
@@ -168,27 +168,37 @@ class FlowSpec:
         return state.load(name)
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Assign an artifact; AttributeError for parameters, constants and the platform's own names."""
+        """Assign an artifact; AttributeError for parameters, constants, steps and the platform's own names."""
         state: TaskState | None = self.__dict__.get("_mlp")
         if state is not None:
             if name in state.constants:
                 raise AttributeError(f"{name!r} is a parameter or class attribute and cannot be assigned")
             if name in _RESERVED:
                 raise AttributeError(f"{name!r} belongs to FlowSpec and cannot be an artifact")
-        self.__dict__[name] = value
+            held = getattr(type(self), name, None)
+            if callable(held):
+                kind = "step" if hasattr(held, STEP_MARK) else "method"
+                raise AttributeError(f"{name!r} is a {kind} of the flow and cannot be an artifact")
+        object.__setattr__(self, name, value)
 
     def __delattr__(self, name: str) -> None:
         """Remove an artifact; AttributeError where there is none."""
         state: TaskState | None = self.__dict__.get("_mlp")
-        if state is None:
-            del self.__dict__[name]
-        else:
-            state.delete(name)
+        if state is None or isinstance(getattr(type(self), name, None), property):
+            object.__delattr__(self, name)
+            return
+        if name in _RESERVED:
+            raise AttributeError(f"{name!r} belongs to FlowSpec and cannot be deleted")
+        state.delete(name)
+
+    def __getstate__(self) -> NoReturn:
+        """Refuse to be pickled, as by a method or function that is stored or sent to another process."""
+        raise TypeError("a flow's instance cannot be stored or sent to another process; pass on what it takes of self")
 
 
 setattr(FlowSpec, MARK, True)
 
-_RESERVED = reserved_names(FlowSpec)
+_RESERVED = reserved_names(FlowSpec) | {"_mlp"}
 
 
 def run(  # noqa: PLR0913 # options of a command, all but the first by keyword

@@ -98,8 +98,9 @@ class TaskState:
         return f"{text}; it has {', '.join(known)}" if known else text
 
     def assigned(self) -> list[str]:
-        """Return the names that are set on the instance."""
-        return [name for name in self._instance.__dict__ if name != "_mlp"]
+        """Return the names that are set on the instance; what its class defines, as a cached property, is its own."""
+        flow = type(self._instance)
+        return [name for name in self._instance.__dict__ if name != "_mlp" and not hasattr(flow, name)]
 
     def has(self, name: str) -> bool:
         """Tell whether an artifact is visible, without loading it."""
