@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import fcntl
 import os
@@ -214,7 +215,7 @@ class FileStore:
 
     def close(self) -> None:
         """Remove the folder for unfinished files."""
-        if self._staging is not None and self._staging.owner == os.getpid():
+        if self._staging is not None:
             self._staging.remove()
         self._staging = None
 
@@ -350,55 +351,65 @@ class _Staging:
     def __init__(self, parent: Path) -> None:
         """Make the folder and lock it, then remove those that dead processes left."""
         self.owner = os.getpid()
-        while True:
+        fd = None
+        while fd is None:  # else another process took it for abandoned before it was locked
             self.path = parent / secrets.token_hex(8)
             self.path.mkdir(mode=0o700)
             fd = _lock_folder(self.path)
-            if fd is not None:  # else another process took it for abandoned before it was locked
-                break
         self._handle = _Handle(fd)
-        self._sweep(parent)
+        atexit.register(self.remove)  # where nobody closes the store before the process ends
+        with suppress(OSError):
+            _sweep(parent)
 
-    @staticmethod
-    def _sweep(parent: Path) -> None:
-        """Remove what dead processes left; only what is old, since on some network disks locks are not seen."""
-        for other in parent.iterdir():
-            try:
-                is_old = other.stat().st_mtime < time.time() - _ABANDONED_SECONDS
-            except FileNotFoundError:  # removed since
-                continue
+    def remove(self) -> None:
+        """Remove the folder and what was left in it; in a fork of its process, nothing."""
+        if self.owner == os.getpid():
+            atexit.unregister(self.remove)
+            with suppress(OSError):
+                _remove_tree(self.path)
+            self._handle.close()
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what dead processes left; only what is old, since on some network disks locks are not seen."""
+    for other in parent.iterdir():
+        with suppress(FileNotFoundError):  # removed since
+            is_old = other.stat().st_mtime < time.time() - _ABANDONED_SECONDS
             abandoned = _lock_folder(other) if is_old else None
             if abandoned is not None:
                 _remove_tree(other)
                 os.close(abandoned)
-
-    def remove(self) -> None:
-        """Remove the folder and what was left in it."""
-        _remove_tree(self.path)
-        self._handle.close()
 
 
 def _lock_folder(path: Path) -> int | None:
     """Return an open folder with the lock on it held; None where somebody else holds it or it is gone."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
+    except FileNotFoundError:
         return None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(fd), path.stat()):
             return fd
-    except OSError:
+    except (BlockingIOError, FileNotFoundError):
         pass
+    except OSError:
+        os.close(fd)
+        raise
     os.close(fd)
     return None
 
 
-def _remove_tree(path: Path) -> None:
-    """Remove a folder of unfinished files; what cannot be removed stays."""
-    import shutil
-
-    shutil.rmtree(path, ignore_errors=True)
+def _remove_tree(folder: Path) -> None:
+    """Remove a folder of unfinished files; shutil would do, and takes longer to import than this does."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = folder / entry.name
+            if entry.is_dir(follow_symlinks=False):
+                _remove_tree(path)
+            else:
+                path.unlink(missing_ok=True)
+    folder.rmdir()
 
 
 def _take_lock(fd: int) -> bool:

@@ -144,11 +144,11 @@ class BlobTarget:
 
     def _drop(self) -> None:
         """Drop what was written to this target alone."""
-        import shutil
-
         if self._content is not None:
             self._content.discard()
         if self._path is not None:
+            import shutil
+
             shutil.rmtree(self._path.parent, ignore_errors=True)
 
     def _appended(self) -> Content:
@@ -206,14 +206,14 @@ class BlobTarget:
 
     def _taken_in(self, name: str, file: Path, room: int) -> ArtifactPart:
         """Take in one local file."""
-        import shutil
-
         with translated(str(file)):
             status = file.lstat()
             if not file.is_file():
                 raise ArtifactError(f"{name or file.name} is neither a file nor a folder, so it can't be stored")
             if file.is_symlink() or status.st_nlink > 1:
                 # Somebody else's file: what is stored must not change when they write to theirs.
+                import shutil
+
                 copied = file.with_name(file.name + secrets.token_hex(4))
                 shutil.copyfile(file, copied)
                 file = copied

@@ -150,7 +150,7 @@ store.adopt(made, "f/g", sync=True)
 """
     run_python(code, tmp_path / "store")
     modes = {path: path.stat().st_mode & 0o777 for path in [tmp_path / "store", *(tmp_path / "store").rglob("*")]}
-    assert len(modes) == 10
+    assert len(modes) == 9
     assert all(mode == (0o700 if path.is_dir() else 0o600) for path, mode in modes.items())
 
 
@@ -301,6 +301,24 @@ time.sleep(60)
     store.close()
     assert not own.exists()
     kill(started[0])
+
+
+def test_a_process_that_ends_leaves_no_folder_behind(tmp_path: Path) -> None:
+    """Where nobody closes the store, the folder goes at the process's end, and a fork's end leaves it to its owner."""
+    code = """
+import os, sys
+from pathlib import Path
+from mlp_core.builtin.file_store import FileStore
+store = FileStore(Path(sys.argv[1]))
+(store.staging() / "unfinished").write_bytes(b"")
+if os.fork() == 0:
+    store.staging()  # another one: its own
+    sys.exit()
+os.wait()
+print(len(list(store.staging().parent.iterdir())), (store.staging() / "unfinished").exists())
+"""
+    assert run_python(code, tmp_path) == "1 True\n"
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 @pytest.mark.parametrize("key", ["../x", "a/../../x", "/etc/passwd", "a\0b"])
