@@ -72,11 +72,10 @@ class WorkerLoop:
     on_end : callable, optional
         Called with an attempt's id before its end is told to the sink.
 
-    Examples
-    --------
-    A launcher adds each worker that it starts, and tells the loop of its exit:
-
-    >>>     >>> from mlp_hookspecs.process import WorkerLoop  # doctest: +SKIP
+    Notes
+    -----
+    A launcher gives the pipes of each worker that it starts to `add`, and the status of each that has ended to
+    `exited`; the loop tells the sink everything else.
     """
 
     def __init__(self, sink: LaunchSink, *, on_end: Callable[[str], None] | None = None) -> None:

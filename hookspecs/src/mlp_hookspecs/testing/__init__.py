@@ -6,6 +6,7 @@ know; pytest then runs all tests of the kit against it, with the hooks of the pl
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -52,5 +53,5 @@ def __getattr__(name: str) -> Any:
 
     module = f"{__name__}.{_HOMES[name]}"
     # Failures in the kit's modules are shown in detail, as those in a test file are.
-    pytest.register_assert_rewrite(module, f"{__name__}.contract")
+    pytest.register_assert_rewrite(*{module, f"{__name__}.contract"}.difference(sys.modules))
     return getattr(import_module(module), name)
