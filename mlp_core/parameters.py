@@ -212,13 +212,14 @@ def problems(cls: type, reserved: frozenset[str] = frozenset()) -> tuple[Problem
     return tuple(found)
 
 
-def resolve(
+def resolve(  # noqa: PLR0913 # options, all but two by keyword
     cls: type,
     given: Mapping[str, object],
     *,
     from_text: bool,
     user_name: str = "",
     logger: Logger | None = None,
+    leave_required: bool = False,
 ) -> dict[str, Any]:
     """Return the values that a run starts with.
 
@@ -234,6 +235,9 @@ def resolve(
         Who starts the run, for defaults that are functions.
     logger : callable or None
         Where such defaults log to; None for standard error.
+    leave_required : bool
+        Whether required parameters that are not given are left out rather than refused, as for a deployment whose
+        runs will be given them.
 
     Returns
     -------
@@ -261,6 +265,8 @@ def resolve(
     resolved: dict[str, Any] = {}
     for attribute, parameter in parameters.items():
         try:
+            if attribute not in values and leave_required and parameter.required and parameter.default is None:
+                continue
             if attribute in values:
                 resolved[attribute] = _read(parameter, values[attribute], from_text=from_text)
             else:

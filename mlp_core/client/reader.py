@@ -13,6 +13,7 @@ import attrs
 
 from mlp_core.client.handle import RunHandle, day_tag, system_tags
 from mlp_core.errors import NotFound
+from mlp_core.facts import current
 from mlp_core.names import closest, shown
 from mlp_core.session import Session
 from mlp_core.store.index import RunQuery, RunSummary
@@ -176,7 +177,9 @@ class _Defaults:
             session = Session.open(start=Path.cwd())
             same = [other for other in self.clients.values() if other.session.store_url == session.store_url]
             client = self.clients[key] = same[0] if same else Client(session)
-        client.namespace = self.namespace if self.chosen else client.own_namespace
+        # Inside a run one sees what the run's own namespace shows.
+        own = current.namespace if current.is_running_flow else client.own_namespace
+        client.namespace = self.namespace if self.chosen else own
         return client
 
 
@@ -212,10 +215,10 @@ def namespace(name: str | None) -> str | None:
 
 def get_namespace() -> str | None:
     """Return the namespace in force; None where all runs are seen."""
-    return _defaults.namespace if _defaults.chosen else default_client().own_namespace
+    return default_client().namespace
 
 
-def default_namespace() -> str:
-    """Go back to the user's own namespace, and return it."""
+def default_namespace() -> str | None:
+    """Go back to the namespace that holds at first, the user's own or the run's, and return it."""
     _defaults.chosen = False
-    return default_client().own_namespace
+    return default_client().namespace

@@ -85,7 +85,8 @@ class Deployments:
         tags = tuple(dict.fromkeys(checked_tag(tag) for tag in order.tags))
         store = session.open_store(create=True)
         values = session.values(store)
-        frozen = freeze(checked, session, RunOptions(parameters=order.parameters, from_text=True), values)
+        options = RunOptions(parameters=order.parameters, from_text=True)
+        frozen = freeze(checked, session, options, values, leave_required=True)
         if frozen.code.package is None:
             raise UsageError(f"{checked.graph.flow} lies in no file, so it cannot be deployed", hint="put it into one")
         texts = _frozen_texts(flow, frozen.parameters, values)
@@ -315,7 +316,7 @@ def _frozen_texts(flow: type[Any], refs: Mapping[str, ArtifactRef], values: Valu
     """Return the values that are frozen, as the command line would take them, by name; None freezes nothing."""
     texts = {}
     for attribute, parameter in parameters_of(flow).items():
-        value = values.get(refs[attribute])
+        value = values.get(refs[attribute]) if attribute in refs else None
         if value is not None:
             is_split = parameter.separator is not None and parameter.value_type().name == "str"
             texts[parameter.name] = str(parameter.separator).join(value) if is_split else to_text(value)

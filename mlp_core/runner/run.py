@@ -228,8 +228,23 @@ class Frozen:
     code: CodeRef
 
 
-def freeze(checked: CheckedFlow, session: Session, options: RunOptions, values: Values) -> Frozen:
+def freeze(
+    checked: CheckedFlow, session: Session, options: RunOptions, values: Values, *, leave_required: bool = False
+) -> Frozen:
     """Resolve parameters, and store them with the constants and the code.
+
+    Parameters
+    ----------
+    checked : CheckedFlow
+        The planned flow.
+    session : Session
+        The project.
+    options : RunOptions
+        The parameters, and the code where it was frozen before.
+    values : Values
+        Where to store.
+    leave_required : bool
+        Whether required parameters that are not given are left out rather than refused.
 
     Raises
     ------
@@ -240,7 +255,13 @@ def freeze(checked: CheckedFlow, session: Session, options: RunOptions, values: 
     if options.origin is not None:
         refs, texts = _origin_parameters(flow, options)
     else:
-        resolved = resolve(flow, options.parameters, from_text=options.from_text)
+        resolved = resolve(
+            flow,
+            options.parameters,
+            from_text=options.from_text,
+            user_name=user_name(session),
+            leave_required=leave_required,
+        )
         refs = {name: _stored(flow, name, value, values) for name, value in resolved.items()}
         texts = {name: to_text(value) for name, value in resolved.items()}
     for name, value in class_constants(flow).items():

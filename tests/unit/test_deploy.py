@@ -204,6 +204,24 @@ def test_a_trigger_with_an_unknown_parameter_starts_nothing(
     assert session.open_store(create=False).flows() == []
 
 
+def test_a_required_parameter_may_be_left_to_the_runs(deployments: Deployments, session: Session) -> None:
+    """A required parameter that a deploy does not give stays required for its runs; one that it gives is frozen."""
+    path = session.root / "needy_by_test.py"
+    path.write_text(FLOW.replace("type=str)", "type=str, required=True)"))
+    before = list(sys.path)
+    try:
+        flow = load_flow(path)
+        deployments.deploy(flow, Order())
+        deployments.deploy(flow, Order(parameters={"free": "given"}))
+    finally:
+        sys.path[:] = before
+        sys.modules.pop("needy_by_test", None)
+    needy, frozen = (deployments.find("Try", "local", number).request for number in (1, 2))
+    assert "free" not in needy.parameters
+    assert [(p.required, p.default) for p in needy.plan.parameters if p.name == "free"] == [(True, None)]
+    assert [(p.required, p.default) for p in frozen.plan.parameters if p.name == "free"] == [(False, "given")]
+
+
 def test_a_damaged_version_is_told_so(deployments: Deployments, flow: type[Any], session: Session) -> None:
     """Content that is no version, or another one's, is damage."""
     deployments.deploy(flow, Order())
