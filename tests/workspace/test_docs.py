@@ -166,16 +166,19 @@ def spaced(text: str) -> str:
     return r"\s+".join(re.escape(word) for word in re.split(r"\s+", text))
 
 
+def name(page: Path) -> str:
+    """Return a page's path below the root."""
+    return page.relative_to(ROOT).as_posix()
+
+
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_page_works(page: Path, tmp_path: Path) -> None:
     """What a page shows is what happens, from its first example to its last."""
     Reader(tmp_path).read(page)
 
 
-@pytest.mark.parametrize(
-    "page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md"], ids=lambda p: p.name
-)
+@pytest.mark.parametrize("page", [*PAGES, GENERATED, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md"], ids=name)
 def test_links_lead_somewhere(page: Path) -> None:
     """Every relative link of a page has a file or folder behind it, and the heading that it names."""
     broken = []
