@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -164,9 +165,10 @@ class LiveProgress:
 
         with self._lock:
             pending, self._pending = self._pending, []
-        if pending:
-            self._console.print(Text("\n").join(pending))
-        self._live.refresh()
+        with contextlib.suppress(OSError):  # a terminal that was closed: the run goes on
+            if pending:
+                self._console.print(Text("\n").join(pending))
+            self._live.refresh()
 
     def _render(self) -> RenderableType:
         """Return the table as it is now."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
 import attrs
 
+from mlp_core.cli.report import forget_output
 from mlp_core.cli.text import duration, moment, place, plural, safe_line, safe_log
 from mlp_core.runner.progress import Progress, SilentProgress
 
@@ -74,6 +75,33 @@ def ending(outcome: StepOutcome, *, will_retry: bool) -> str:
     return line + "; it will be tried again" if will_retry else line
 
 
+class Output:
+    """A stream that may lose its reader: a run goes on though nobody looks at it any more.
+
+    Parameters
+    ----------
+    stream : TextIO
+        The stream.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        """Wrap the stream."""
+        self._stream = stream
+        self._is_lost = False
+
+    def write(self, text: str) -> None:
+        """Write and flush, as long as that is possible."""
+        if self._is_lost:
+            return
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:  # a pipe that was closed, a full disk
+            self._is_lost = True
+            if self._stream is sys.stdout:
+                forget_output()
+
+
 class PlainProgress:
     """A line for each event, with its time.
 
@@ -85,7 +113,7 @@ class PlainProgress:
 
     def __init__(self, stream: TextIO) -> None:
         """Make the display."""
-        self._stream = stream
+        self._output = Output(stream)
         self._is_terminal = stream.isatty()
         self._lines = LogLines()
         self._began = time.monotonic()
@@ -143,8 +171,7 @@ class PlainProgress:
         if now != self._second[0]:
             self._second = (now, moment(now))
         stamp = self._second[1]
-        self._stream.write("".join(f"{stamp} {line}\n" for line in lines.split("\n")))
-        self._stream.flush()
+        self._output.write("".join(f"{stamp} {line}\n" for line in lines.split("\n")))
 
 
 class JsonProgress:
@@ -158,7 +185,7 @@ class JsonProgress:
 
     def __init__(self, stream: TextIO) -> None:
         """Make the display."""
-        self._stream = stream
+        self._output = Output(stream)
 
     def run_started(self, run: RunContext, graph: FlowGraph, store_url: str) -> None:
         """Name the run, its steps and its store."""
@@ -202,5 +229,4 @@ class JsonProgress:
 
     def _put(self, event: str, **facts: Any) -> None:
         """Print an event."""
-        self._stream.write(json.dumps({"event": event, "time": time.time(), **facts}) + "\n")
-        self._stream.flush()
+        self._output.write(json.dumps({"event": event, "time": time.time(), **facts}) + "\n")

@@ -48,7 +48,7 @@ def guarded(action: Callable[[], int]) -> int:
         _say("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        _forget_output()
+        forget_output()
         return BROKEN_PIPE
     except MlpError as error:
         show_error(error)
@@ -161,7 +161,7 @@ def _say(line: str) -> None:
         sys.stderr.flush()
 
 
-def _forget_output() -> None:
+def forget_output() -> None:
     """Let the interpreter end quietly though nobody reads standard output any more."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

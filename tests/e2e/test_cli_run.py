@@ -294,6 +294,20 @@ def test_a_closed_pipe_is_no_error(project: Project) -> None:
     assert process.wait() == 141
 
 
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["plain", "json"])
+def test_a_run_goes_on_without_its_reader(project: Project, options: tuple[str, ...]) -> None:
+    """A run whose output nobody reads any more goes on to its end."""
+    process = project.start(*CLI, "run", "flow.py", *options)
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait() == 0
+    assert project.read().status == "succeeded"
+
+
 def test_the_installed_command_is_the_same(project: Project) -> None:
     """``mlp`` is what ``python -m mlp_core.cli`` is."""
     done = subprocess.run([MLP, "check", "flow.py"], cwd=project.root, capture_output=True, text=True, check=True)
