@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from mlp_core.client.contents import TaskData
     from mlp_core.client.tasks import Task
+    from mlp_core.store.state import RunStatus
 
 
 class Metaflow:
@@ -120,9 +121,30 @@ class Flow(ClientObject["Run"]):
         """The newest run in the namespace that succeeded; None where there is none."""
         return next(self._select(RunQuery(status=("succeeded",), limit=1)), None)
 
-    def runs(self, *tags: str) -> Iterator[Run]:
-        """Iterate over the runs in the namespace that have all of some tags, newest first."""
-        return self._select(RunQuery(), tags)
+    def runs(
+        self,
+        *tags: str,
+        status: RunStatus | Iterable[RunStatus] = (),
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Run]:
+        """Iterate over the runs in the namespace that are asked for, newest first; the others are not read.
+
+        Parameters
+        ----------
+        *tags : str
+            With all of these tags.
+        status : str or iterable of str
+            With one of these: ``running``, ``succeeded``, ``failed``, ``cancelled``, ``lost``.
+        since, until : datetime, optional
+            Started at or after, and before.
+        limit : int, optional
+            At most so many.
+        """
+        statuses = (status,) if isinstance(status, str) else tuple(status)
+        begin, end = (moment.timestamp() if moment is not None else None for moment in (since, until))
+        return self._select(RunQuery(status=statuses, since=begin, until=end, limit=limit), tags)
 
     def __iter__(self) -> Iterator[Run]:
         return self.runs()
@@ -147,7 +169,7 @@ class Flow(ClientObject["Run"]):
                 yield Run(f"{self.id}/{summary.run_id}", client=self._client, _known=True)
 
 
-class Run(InRun["Step"]):
+class Run(InRun[Step]):
     """A run."""
 
     _depth: ClassVar[int] = 2

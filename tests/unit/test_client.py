@@ -300,6 +300,22 @@ def test_runs_are_filtered_by_tags(book: Book, client: Client) -> None:
     assert list(flow.runs("python_version:3.11.1")) == []
 
 
+def test_runs_are_filtered_by_status_and_time(book: Book, client: Client) -> None:
+    """Status, times and a number narrow the runs down."""
+    first, second, third = (book.whole(status=status) for status in ("succeeded", "failed", "cancelled"))
+    flow = client.Flow("Try")
+
+    def found(*tags: str, **filters: Any) -> list[str]:
+        return [run.pathspec for run in flow.runs(*tags, **filters)]
+
+    assert found(status="failed") == [second]
+    assert found(status=("succeeded", "cancelled")) == [third, first]
+    assert found(limit=2) == [third, second]
+    assert found("user:alice", status="succeeded", limit=1) == [first]
+    assert found(since=client.Run(second).created_at) == [third, second]
+    assert found(until=client.Run(second).created_at) == [first]
+
+
 def test_tags_are_edited(book: Book, client: Client) -> None:
     """Tags are added, removed and replaced, seen by every object of the run at once; the system's stay."""
     run = client.Run(book.whole(tags=("a",)))
