@@ -1,7 +1,8 @@
 """The process in which observers are told of a run's events: it tails the journal, so that nothing can hold the run up.
 
-`python -P -m mlp_core.observer` reads one JSON object from its standard input: ``store``, ``flow``, ``run_id``,
-``settings``, ``plugins`` and ``cursor``, a file that remembers across restarts what was told.
+`python -P -m mlp_core.observer` reads one JSON object from its standard input: ``settings`` and ``plugins``, and either
+an ``event`` that belongs to no run, or ``store``, ``flow``, ``run_id`` and ``cursor``, a file that remembers across
+restarts what was told.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from mlp_core.store import Store, layout
 from mlp_core.store.journal import read_journal
 from mlp_core.store.records import ObserverFailed, RunBegan, RunEnded
 from mlp_hookspecs import PluginId, RunContext, wire
+from mlp_hookspecs.events import Deployed
 from mlp_hookspecs.process import die_with_parent
 
 if TYPE_CHECKING:
@@ -40,6 +42,10 @@ def main() -> int:
     given: dict[str, Any] = json.load(sys.stdin)
     plugins = [wire.decode(PluginId, data) for data in given["plugins"]]
     hooks, _ = build_worker_hooks(plugins, given["settings"])
+    if "event" in given:
+        for _, error in hooks.emit(wire.decode(Deployed, given["event"])):
+            sys.stderr.write(f"warning: {error}\n")
+        return 0
     store = Store.open(hooks.open_store(given["store"]), create=False)
     Telling(hooks, store, given).run()
     return 0

@@ -22,9 +22,11 @@ from mlp_core.names import tag as checked_tag
 from mlp_core.parameters import parameters_of, to_text
 from mlp_core.runner import RunOptions, check_flow
 from mlp_core.runner.blueprint import draw_blueprint, flow_plan, read_blueprint, store_blueprint
+from mlp_core.runner.observing import tell
 from mlp_core.runner.run import freeze, user_name
 from mlp_core.store import layout
 from mlp_hookspecs import DeployRequest, wire
+from mlp_hookspecs.events import Deployed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -249,6 +251,18 @@ class Deployments:
         active = Active(deployment, time.time(), user_name(self._session))
         key = _key(request.target, request.name, _ACTIVE)
         self._store().objects.replace(key, wire.dumps(active), sync=True)
+        tell(
+            self._session,
+            Deployed(
+                sequence=request.version,
+                flow=request.plan.graph.flow,
+                run_id="",
+                time=active.time,
+                target=request.target,
+                name=request.name,
+                version=request.version,
+            ),
+        )
         return deployment
 
     def _target(self, name: str) -> AbstractContextManager[DeployTarget]:

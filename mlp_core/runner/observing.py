@@ -9,17 +9,18 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlp_core.runner.requests import UNSET
 from mlp_hookspecs import wire
 from mlp_hookspecs.process import kill_tree, worker_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mlp_core.session import Session
-    from mlp_hookspecs import RunContext
+    from mlp_hookspecs import PluginId, RunContext
+    from mlp_hookspecs.events import Deployed
 
 _GRACE_SECONDS = 10.0
 _MAX_STARTS = 3
@@ -43,20 +44,37 @@ def observers(session: Session, run: RunContext, store_url: str) -> Iterator[Non
         yield
         return
     with tempfile.TemporaryDirectory(prefix="mlp-observer-") as folder:
-        given = {
-            "store": store_url,
-            "flow": run.flow,
-            "run_id": run.run_id,
-            "settings": session.settings.portable(),
-            "plugins": [wire.encode(plugin) for plugin in plugins],
-            "cursor": str(Path(folder) / "cursor"),
-        }
-        keeper = _Keeper(json.dumps(given).encode())
+        cursor = str(Path(folder) / "cursor")
+        place = {"store": store_url, "flow": run.flow, "run_id": run.run_id, "cursor": cursor}
+        keeper = _keeper(session, plugins, place)
         keeper.start()
         try:
             yield
         finally:
             keeper.finish()
+
+
+def tell(session: Session, event: Deployed) -> None:
+    """Tell the observers of an event that belongs to no run, and wait for them a while.
+
+    Parameters
+    ----------
+    session : Session
+        Plugins and settings.
+    event : Deployed
+        The event; what it is about has been recorded.
+    """
+    plugins = session.hooks.observers()
+    if plugins:
+        keeper = _keeper(session, plugins, {"event": wire.encode(event)})
+        keeper.start()
+        keeper.finish()
+
+
+def _keeper(session: Session, plugins: Sequence[PluginId], what: Mapping[str, Any]) -> _Keeper:
+    """Return what keeps a process that tells the observers of something."""
+    common = {"settings": session.settings.portable(), "plugins": [wire.encode(plugin) for plugin in plugins]}
+    return _Keeper(json.dumps({**common, **what}).encode())
 
 
 class _Keeper:
@@ -102,8 +120,6 @@ class _Keeper:
         self._finishing = True
         process = self._process
         if self._thread.is_alive() and process is not None:
-            sys.stderr.write(
-                f"warning: the observers were not done {_GRACE_SECONDS:g} s after the run's end and were stopped\n"
-            )
+            sys.stderr.write(f"warning: the observers were not done after {_GRACE_SECONDS:g} s more and were stopped\n")
             kill_tree(process.pid)
         self._thread.join()

@@ -209,3 +209,8 @@ class Deployed(Event):
     target: str
     name: str
     version: int
+
+    @property
+    def id(self) -> str:
+        """Identity of the event: a version may become the active one more than once."""
+        return f"{self.flow}/{self.target}/{self.name}/{self.version}/{self.time}"
