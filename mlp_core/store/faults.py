@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _UNAVAILABLE: Final = frozenset(
-    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
+    {
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP),
+        *(errno.ENAMETOOLONG, errno.ENOENT),
+    }
 )
 _HANDLES: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
@@ -54,13 +57,21 @@ def store_error(error: OSError, place: str) -> StoreError:
 
 
 @contextmanager
-def translated(place: str) -> Iterator[None]:
-    """Raise the store's own errors for those of the operating system; absence stays FileNotFoundError."""
+def translated(place: str, *, absence_passes: bool = True) -> Iterator[None]:
+    """Raise the store's own errors for those of the operating system.
+
+    Parameters
+    ----------
+    place : str
+        What is read or written, where the error itself names no file.
+    absence_passes : bool
+        Whether absence stays FileNotFoundError: where something is read, but not where it is made.
+    """
     try:
         yield
-    except FileNotFoundError:
-        raise
     except OSError as error:
+        if absence_passes and isinstance(error, FileNotFoundError):
+            raise
         raise store_error(error, place) from error
 
 
@@ -82,18 +93,18 @@ class GuardedObjects:
         """The store's URL."""
         return self._inner.url
 
-    def _guard(self, key: str) -> AbstractContextManager[None]:
-        """Return the guard of one operation."""
-        return translated(f"{key or 'the store'} in {self._inner.url}")
+    def _guard(self, key: str, *, is_made: bool = False) -> AbstractContextManager[None]:
+        """Return the guard of one operation: of one that makes something, or of one that needs it to be there."""
+        return translated(f"{key or 'the store'} in {self._inner.url}", absence_passes=not is_made)
 
     def create(self, key: str, data: bytes, *, sync: bool) -> bool:
         """As `ObjectStore.create`."""
-        with self._guard(key):
+        with self._guard(key, is_made=True):
             return self._inner.create(key, data, sync=sync)
 
     def replace(self, key: str, data: bytes, *, sync: bool) -> None:
         """As `ObjectStore.replace`."""
-        with self._guard(key):
+        with self._guard(key, is_made=True):
             self._inner.replace(key, data, sync=sync)
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
@@ -123,12 +134,12 @@ class GuardedObjects:
 
     def staging(self) -> Path:
         """As `ObjectStore.staging`."""
-        with self._guard("staging"):
+        with self._guard("staging", is_made=True):
             return self._inner.staging()
 
     def adopt(self, source: Path, key: str, *, sync: bool) -> None:
         """As `ObjectStore.adopt`."""
-        with self._guard(key):
+        with self._guard(key, is_made=True):
             self._inner.adopt(source, key, sync=sync)
 
     def sync(self, keys: Sequence[str]) -> None:
@@ -142,7 +153,7 @@ class GuardedObjects:
 
     def open_append(self, key: str) -> AppendFile | None:
         """As `ObjectStore.open_append`."""
-        with self._guard(key):
+        with self._guard(key, is_made=True):
             inner = self._inner.open_append(key)
         return None if inner is None else _GuardedAppend(inner, f"{key} in {self._inner.url}")
 
@@ -154,7 +165,7 @@ class GuardedObjects:
     @contextmanager
     def _locked(self, inner: AbstractContextManager[bool], key: str) -> Iterator[bool]:
         """Guard the taking of a lock, and nothing that is done under it."""
-        with self._guard(key):
+        with self._guard(key, is_made=True):
             free = inner.__enter__()
         try:
             yield free

@@ -298,10 +298,17 @@ def _prepare(database: sqlite3.Connection) -> None:
 def _insert(database: sqlite3.Connection, summary: RunSummary, *, has_driver: bool, size: int, segments: int) -> None:
     """Write a run's row."""
     values = [*attrs.astuple(summary)[:-1], json.dumps(summary.tags), has_driver, size, segments]
-    database.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+    row = [_storable(value) if isinstance(value, str) else value for value in values]
+    database.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
     run = (summary.flow, summary.run_id)
     database.execute("DELETE FROM tags WHERE flow = ? AND run_id = ?", run)
-    database.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?, ?)", [(*run, tag) for tag in summary.tags])
+    tags = [(*run, _storable(tag)) for tag in summary.tags]
+    database.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?, ?)", tags)
+
+
+def _storable(text: str) -> str:
+    """Return a text that SQLite can hold: what lies in a store may have surrogates, which are no characters."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _first_record(objects: ObjectStore, key: str) -> RunBegan:

@@ -16,7 +16,7 @@ from mlp_core.store.faults import GuardedObjects
 from mlp_core.store.index import RunIndex, RunQuery, RunSummary
 from mlp_core.store.journal import JournalWriter, read_journal
 from mlp_core.store.logs import DEFAULT_LIMIT, LogChunk, LogWriter, Stream, encode_frame
-from mlp_core.store.records import Record, RunBegan, encode_line
+from mlp_core.store.records import Record, RunBegan, RunEnded, encode_line
 from mlp_core.store.segments import read_segments, segment_names
 from mlp_core.store.state import RunState
 
@@ -235,6 +235,8 @@ class RunWriter:
     def write(self, records: Sequence[Record], *, sync: bool = True) -> None:
         """Append records to the journal; with `sync` they and all before them survive a power cut after this.
 
+        The end of the run is written only after what was printed is durable.
+
         Raises
         ------
         StoreError
@@ -244,6 +246,8 @@ class RunWriter:
         if self._failed:
             said = read_journal(self._objects, self._key)
             self._journal = JournalWriter(self._file, said.expected, torn=said.torn)
+        if self._logs is not None and any(isinstance(record, RunEnded) for record in records):
+            self._logs.sync()
         self._failed = True
         self._journal.write(records, sync=sync)
         self._failed = False
