@@ -144,7 +144,7 @@ class FileStore:
         try:
             with os.scandir(self._path(prefix)) as entries:
                 return [e for e in entries if prefix or e.name != _STAGING]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def delete(self, key: str) -> None:
@@ -258,7 +258,7 @@ class FileStore:
             if not folder.is_dir():
                 raise
         except FileNotFoundError:
-            if folder == folder.parent:
+            if folder.parent.is_dir():  # one in which nothing can be made, such as /proc
                 raise
             self._make_folder(folder.parent)
             self._make_folder(folder)

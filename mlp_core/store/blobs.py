@@ -8,10 +8,11 @@ from __future__ import annotations
 import io
 import mmap
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
-from mlp_core.errors import ArtifactError, StoreDamaged
+from mlp_core.errors import ArtifactError, StoreDamaged, StoreError
 from mlp_core.store import layout
 from mlp_core.store.content import hash_file, sha256
 from mlp_core.store.faults import translated
@@ -56,6 +57,7 @@ class Blobs:
         self._paranoid = paranoid
         self._verified = verified or VerifiedFiles.for_store(objects.url)
         self._unsynced: set[str] = set()
+        self._adopted: set[str] = set()
 
     def target(self, format_name: str) -> BlobTarget:
         """Return the target for one value."""
@@ -66,12 +68,27 @@ class Blobs:
         return BlobSource(self, ref)
 
     def sync(self) -> None:
-        """Make durable what was finished without sync. References are to be given out only after this returns."""
+        """Make durable what was finished without sync. References are to be given out only after this returns.
+
+        Raises
+        ------
+        StoreError
+            Where that failed. What this process had added is taken out again: the system may report a failure only
+            once, so that another attempt has to write it anew rather than sync it again.
+        """
         keys = sorted(self._unsynced)
         if not keys:
             return
-        self.objects.sync(keys)
-        self._unsynced.clear()
+        try:
+            self.objects.sync(keys)
+        except StoreError:
+            for key in self._adopted:
+                with suppress(StoreError):
+                    self.objects.delete(key)
+            raise
+        finally:
+            self._unsynced.clear()
+            self._adopted.clear()
         for key in keys:
             path = self.objects.local_path(key)
             if path is not None:
@@ -85,6 +102,7 @@ class Blobs:
                 staged.unlink()
         else:
             self.objects.adopt(staged, key, sync=False)
+            self._adopted.add(key)
         # Also one that was there: whoever wrote it may not have synced it yet.
         self._unsynced.add(key)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import pickle
@@ -18,11 +19,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlp_core.builtin.file_store import FileStore
-from mlp_core.errors import ArtifactError, StoreDamaged
+from mlp_core.errors import ArtifactError, StoreDamaged, StoreError
 from mlp_core.store import blobs as blobs_module
 from mlp_core.store import layout
 from mlp_core.store.blobs import Blobs
 from mlp_core.store.content import hash_file
+from mlp_core.store.faults import GuardedObjects
 from mlp_core.store.verified import VerifiedFiles
 from mlp_hookspecs.types import ArtifactPart, ArtifactRef
 
@@ -415,6 +417,31 @@ def test_a_process_without_its_own_blob_makes_durable_what_it_relies_on(
     root = path.parents[2]
     assert {p.stat().st_ino for p in (path, path.parent, path.parents[1], root)} <= set(synced)
     other.close()
+
+
+def test_a_sync_that_failed_is_not_made_up_for_by_another_one(
+    objects: FileStore, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be made durable is gone, so that the next attempt writes it again; what others wrote stays."""
+    earlier = put(Blobs(objects, inline_bytes=0, verified=VerifiedFiles(cache)), b"earlier")
+    access = Blobs(GuardedObjects(objects), inline_bytes=0, verified=VerifiedFiles(cache))
+    target = access.target("bytes")
+    target.write([b"earlier"])
+    target.finish("bytes", sync=False)
+    target = access.target("bytes")
+    target.write([b"later"])
+    later = target.finish("builtins.bytes", sync=False)
+
+    def fail(_fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(StoreError, match="Input/output error"):
+            access.sync()
+    assert stored(objects) == [layout.blob(earlier.digest)]
+    assert put(access, b"later") == later
+    assert access.source(later).buffer() == b"later"
 
 
 def test_memory_does_not_grow_with_the_value(tmp_path: Path) -> None:

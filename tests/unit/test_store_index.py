@@ -164,7 +164,7 @@ def test_a_damaged_run_is_listed_and_hides_no_other(store: Store, index: RunInde
 def test_what_is_not_ours_is_passed_over(store: Store, index: RunIndex) -> None:
     """Folders with other names, and folders of runs that were never created, are no runs."""
     run_id = end(begin(store))
-    for key in ("flows/not a flow/x", "flows/Flow/notes.txt", "flows/Flow/20260101-000000-000000/lock"):
+    for key in ("flows/not a flow/x", "flows/notes", "flows/Flow/notes.txt", "flows/Flow/20260101-000000-000000/lock"):
         store.objects.create(key, b"", sync=False)
     assert ids(index.select(RunQuery())) == [run_id]
 

@@ -37,6 +37,12 @@ def began(run_id: str) -> RunBegan:
     return RunBegan(RunContext("Flow", run_id), 1.0, "host", 1, GRAPH)
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what readers remember out of the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     """An open store."""
