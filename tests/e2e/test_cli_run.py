@@ -56,7 +56,8 @@ class Flow(FlowSpec):
 
 @pytest.fixture(scope="module", autouse=True)
 def flow(project: Project) -> Path:
-    """The flow's file in the project."""
+    """The flow's file in the project, which has an empty store."""
+    project.session().open_store(create=True)
     return project.write("from typing import Literal\n" + FLOW, "flow.py")
 
 
