@@ -18,9 +18,8 @@ MAX_LENGTH = 128
 
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
-_RUN_ID = re.compile(r"\d{8}-\d{6}-\d{6}")
-_TASK_ID = re.compile(r"\d+(-\d+)*(~\d+)?(@\d+)?")
-_TAG = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]+")
+_RUN_ID = re.compile(r"\d{8}-\d{6}-\d{6}", re.ASCII)
+_TASK_ID = re.compile(r"\d+(-\d+)*(~\d+)?(@\d+)?", re.ASCII)
 
 
 def identifier(text: str, what: str) -> str:
@@ -64,9 +63,21 @@ def task_id(text: str) -> str:
     return _check(text, "task id", _TASK_ID, "numbers as in 0, 2-1, 0~3 or 0@1")
 
 
-def tag(text: str) -> str:
-    """Check a tag: any printable text up to the length limit; raises NameRefused."""
-    return _check(text, "tag", _TAG, "printable characters")
+def tag(text: str, what: str = "tag") -> str:
+    """Check a tag, namespace or user name: any printable text that is not blank, up to the length limit.
+
+    What cannot be seen is refused, since two tags that look alike would differ: control and format characters (also
+    those that turn the text around or have no width), surrogates, spaces other than the plain one.
+
+    Raises
+    ------
+    NameRefused
+        Where it is refused.
+    """
+    _check_length(text, what)
+    if not text.isprintable() or not text.strip():
+        raise NameRefused(f"{what} {shown(text)} is refused", hint="allowed are printable characters, not only spaces")
+    return text
 
 
 def shown(text: str) -> str:
@@ -148,8 +159,13 @@ class Pathspec:
 
 def _check(text: str, what: str, pattern: re.Pattern[str], allowed: str) -> str:
     """Return the text if it matches and is short enough; raise NameRefused otherwise."""
-    if len(text) > MAX_LENGTH:
-        raise NameRefused(f"{what} {shown(text)} is refused: it is longer than {MAX_LENGTH} characters")
+    _check_length(text, what)
     if not pattern.fullmatch(text):
         raise NameRefused(f"{what} {shown(text)} is refused", hint=f"allowed are {allowed}")
     return text
+
+
+def _check_length(text: str, what: str) -> None:
+    """Raise NameRefused for a text that is too long."""
+    if len(text) > MAX_LENGTH:
+        raise NameRefused(f"{what} {shown(text)} is refused: it is longer than {MAX_LENGTH} characters")
