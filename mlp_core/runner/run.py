@@ -169,10 +169,11 @@ def run_flow(flow: type[Any], session: Session, options: RunOptions, progress: P
             f"the file that defines {flow.__name__} starts a run when it is imported",
             hint='put the call under: if __name__ == "__main__":',
         )
+    _check_names(session, options)
     checked = check_flow(flow, session, options.with_options)
     if options.resume_from is not None and options.resume_from not in checked.graph:
         raise UsageError(
-            f"there is no step {options.resume_from!r} to resume from",
+            f"there is no step {names.shown(options.resume_from)} to resume from",
             hint=f"the steps are {', '.join(node.name for node in checked.graph.steps)}",
         )
     with ExitStack() as stack:
@@ -183,11 +184,13 @@ def run_flow(flow: type[Any], session: Session, options: RunOptions, progress: P
         store = session.open_store(create=True)
         frozen = freeze(checked, session, options, session.values(store))
         prepared = prepare_steps(checked, session, known=options.locks)
+        if options.run_id_file is not None:
+            _write_run_id(options.run_id_file, "")
         writer = begin_run(checked, session, options, store, frozen)
         stack.callback(writer.close)
         run = writer.began.run
         if options.run_id_file is not None:
-            options.run_id_file.write_text(run.run_id, encoding="utf-8")
+            _write_run_id(options.run_id_file, run.run_id)
         progress.run_started(run, checked.graph, store.url)
         stack.enter_context(observers(session, run, store.url))
         writer.write(prepared.records, sync=False)
@@ -207,6 +210,28 @@ def run_flow(flow: type[Any], session: Session, options: RunOptions, progress: P
         with _signals_to(launchers.inbox.signalled):
             ending = driver.run()
     return RunResult(run.flow, run.run_id, ending.status, ending.message, ending.failures)
+
+
+def _check_names(session: Session, options: RunOptions) -> None:
+    """Refuse names before anything is written."""
+    for tag in options.tags:
+        names.tag(tag)
+    if options.namespace:
+        names.tag(options.namespace, "namespace")
+    user_name(session)
+
+
+def _write_run_id(path: Path, run_id: str) -> None:
+    """Write a run's id to a file; with an empty id, before there is a run, only find out whether that can be done."""
+    try:
+        with path.open("w" if run_id else "a", encoding="utf-8") as file:
+            file.write(run_id)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(
+            f"the run's id cannot be written to {names.shown(str(path))}: {reason}",
+            hint="give --run-id-file the path of a file in a folder that is there and can be written",
+        ) from error
 
 
 @attrs.frozen
@@ -317,7 +342,7 @@ def begin_run(  # noqa: PLR0913 # what a run is made of
 ) -> RunWriter:
     """Create the run in the store."""
     username = user_name(session)
-    tags = tuple(dict.fromkeys(names.tag(tag) for tag in options.tags))
+    tags = tuple(dict.fromkeys(options.tags))
     origin = options.origin.context.run_id if options.origin is not None else None
 
     def began(run_id: str) -> RunBegan:
@@ -367,14 +392,14 @@ def run_setup(session: Session, run: RunContext, frozen: Frozen, store_url: str)
 
 
 def user_name(session: Session) -> str:
-    """Return who runs: the setting, else the system's user."""
+    """Return who runs: the setting, else the system's user; NameRefused where that is no name."""
     import getpass
 
     given = session.settings["username"]
     if given:
-        return str(given)
+        return names.tag(given, "user name")
     try:
-        return getpass.getuser()
+        return names.tag(getpass.getuser(), "user name")
     except (KeyError, OSError):  # no such user, as in some containers
         return "unknown"
 
