@@ -47,6 +47,8 @@ _LEAST: Final[Mapping[str, int]] = {
 }
 _GRAMMAR: Final = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
 _TABLE: Final = re.compile(rb"tool\s*\.\s*[\"']?mlp\b")
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
+"""What Python makes of bytes that are no UTF-8: it can neither be recorded nor handed to other processes."""
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off", ""})
 _EXPECTED: Final[Mapping[str, str]] = {
@@ -347,7 +349,7 @@ def _choose(setting: Setting, sources: Sources) -> tuple[Any, str]:
         return _checked(setting, sources.table[name], f"file {sources.file}", sources.project)
     if setting.default is None:
         return None, "default"
-    return _convert(setting, setting.default, "its default", sources.project), "default"
+    return _checked(setting, setting.default, "by default", sources.project)[0], "default"
 
 
 def _checked(setting: Setting, value: object, where: str, base: Path) -> tuple[Any, str]:
@@ -380,6 +382,10 @@ def _convert(setting: Setting, value: object, where: str, base: Path) -> Any:
     if converted is None:
         given = "a secret" if setting.secret else shown(value) if isinstance(value, str) else f"{value!r:.60}"
         raise ValueError(f"setting {setting.name} ({where}) is {given}; it must be {_EXPECTED[setting.type]}")
+    for each in converted if isinstance(converted, tuple) else (converted,):
+        if isinstance(each, str) and _SURROGATES.search(each):
+            given = "a secret" if setting.secret else shown(each)
+            raise ValueError(f"setting {setting.name} ({where}) is {given}; it must be text in UTF-8")
     return converted
 
 
