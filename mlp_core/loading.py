@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlp_core.errors import FlowError, UsageError
+from mlp_core.names import shown
 from mlp_core.parameters import parameters_of
 from mlp_hookspecs import CodeRef
 
@@ -67,8 +68,9 @@ def load_flow(path: Path, name: str | None = None) -> type[Any]:
         Where the file is missing, cannot be imported, or does not define exactly one flow (of that name). Without a
         name, a flow from which another in the file inherits does not count.
     """
-    if not path.is_file():
-        raise FlowError(f"there is no file {str(path)!r}", hint="give the path of a Python file that defines a flow")
+    if not _is_file(path):
+        hint = "give the path of a Python file that defines a flow"
+        raise FlowError(f"there is no file {shown(str(path))}", hint=hint)
     module_name, entry = module_of(path)
     module = _import_file(module_name, path.resolve(), entry)
     flows = {
@@ -79,7 +81,7 @@ def load_flow(path: Path, name: str | None = None) -> type[Any]:
     }
     if name is not None:
         if name not in flows:
-            raise FlowError(f"there is no flow {name!r}", file=str(path), hint=f"it defines {_listed(flows)}")
+            raise FlowError(f"there is no flow {shown(name)}", file=str(path), hint=f"it defines {_listed(flows)}")
         return flows[name]
     bases = {base for flow in flows.values() for base in flow.__mro__[1:]}
     leaves = {name: flow for name, flow in flows.items() if flow not in bases}
@@ -179,6 +181,14 @@ def module_of(path: Path) -> tuple[str, Path]:
         parts.insert(0, folder.name)
         folder = folder.parent
     return ".".join(parts), folder
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether there is a file; not where the path is none, such as one that is too long."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _import_file(name: str, path: Path, entry: Path) -> ModuleType:

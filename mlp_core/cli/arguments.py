@@ -6,6 +6,7 @@ import argparse
 import difflib
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
+from mlp_core.cli.text import safe_line
 from mlp_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -223,7 +224,7 @@ def unknown_option(flag: str, known: Iterable[str], where: str = "") -> UsageErr
     """Return the error for an option that nobody knows."""
     close = difflib.get_close_matches(flag, sorted(known), 1, 0.6)
     hint = f"did you mean {close[0]}?" if close else where
-    return UsageError(f"unknown option {flag}", hint=hint)
+    return UsageError(f"unknown option {safe_line(flag)}", hint=hint)
 
 
 def escaped(text: str) -> str:

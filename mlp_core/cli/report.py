@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -22,6 +23,7 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 _DEBUG = "MLP_DEBUG"
 _CORE = Path(__file__).parent.parent
+_LONG_WORD = re.compile(r"(\S{60})\S{180,}(\S{20})")
 
 
 def guarded(action: Callable[[], int]) -> int:
@@ -64,9 +66,12 @@ def guarded(action: Callable[[], int]) -> int:
 def show_error(error: MlpError) -> None:
     """Print an error, and all that it consists of, on standard error."""
     parts: tuple[MlpError, ...] = getattr(error, "errors", ())
-    for part in parts:
-        print_error(_told(part), label=False)
-    print_error(_told(error) if not parts else _with_hint(error))
+    if len(parts) == 1:
+        print_error(_told(parts[0]))
+    else:
+        for part in parts:
+            print_error(_told(part), label=False)
+        print_error(_told(error) if not parts else _with_hint(error))
     for note in getattr(error, "__notes__", ()):
         print_error(f"  note: {safe_text(note)}", label=False)
     if os.environ.get(_DEBUG):
@@ -77,13 +82,18 @@ def _told(error: MlpError) -> str:
     """Return an error with its place, as compilers tell it."""
     if isinstance(error, FlowError) and error.file:
         line = f":{error.line}" if error.line else ""
-        return f"{place(error.file)}{line}: {_with_hint(error)}"
-    return safe_text(str(error))
+        return f"{_shortened(place(error.file))}{line}: {_with_hint(error)}"
+    return _shortened(safe_text(str(error)))
 
 
 def _with_hint(error: MlpError) -> str:
     """Return an error's message and, on a line of its own, its hint."""
-    return safe_text(f"{error.message}\n  hint: {error.hint}" if error.hint else error.message)
+    return _shortened(safe_text(f"{error.message}\n  hint: {error.hint}" if error.hint else error.message))
+
+
+def _shortened(text: str) -> str:
+    """Return a text without the middle of very long words: a message must not drown in the value that it is about."""
+    return _LONG_WORD.sub(lambda word: f"{word[1]}...{word[2]} ({len(word[0])} characters)", text)
 
 
 def print_error(message: str, *, label: bool = True) -> None:
@@ -115,12 +125,12 @@ def _show_unexpected(error: Exception) -> None:
     """Print an exception that nobody had foreseen: the system's as its message, others as a fault of ours."""
     if isinstance(error, OSError) and error.strerror:
         place = f": {error.filename}" if error.filename else ""
-        _say(f"{_label('error', 31)} {safe_text(f'{error.strerror}{place}')}")
+        _say(f"{_label('error', 31)} {_shortened(safe_text(f'{error.strerror}{place}'))}")
     else:
         frames = traceback.extract_tb(error.__traceback__)
         place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
         message = f"{type(error).__name__}: {error}"
-        _say(f"{_label('error', 31)} internal error: {safe_text(message)}{place}")
+        _say(f"{_label('error', 31)} internal error: {_shortened(safe_text(message))}{place}")
         if not os.environ.get(_DEBUG):
             _say(f"  hint: this is a fault of the platform; {_DEBUG}=1 shows its traceback for a report")
     for note in getattr(error, "__notes__", ()):
@@ -153,10 +163,10 @@ def _label(word: str, colour: int) -> str:
 
 
 def _say(line: str) -> None:
-    """Print a line on standard error, if anybody still reads it."""
-    with contextlib.suppress(BrokenPipeError):
+    """Print a line on standard error, if that can still be written to."""
+    with contextlib.suppress(OSError):
         sys.stdout.flush()
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):
         sys.stderr.write(line + "\n")
         sys.stderr.flush()
 

@@ -35,7 +35,7 @@ def show_arguments(parser: Parser) -> None:
 def show_command(call: Call) -> int:
     """Show what is asked for."""
     what = call.args.what
-    if what.endswith(".py") or Path(what).is_file():
+    if what.endswith(".py") or _is_file(what):
         from mlp_core.cli.checking import show_flow_command
         from mlp_core.cli.dispatch import import_flow
 
@@ -64,6 +64,14 @@ def show_command(call: Call) -> int:
         state = handle.task(spec.step, spec.task_id)
         put_json(_whole_task_data(task, state)) if as_json else _show_task(handle, task, state)
     return 0
+
+
+def _is_file(text: str) -> bool:
+    """Tell whether a text is the path of a file."""
+    try:
+        return Path(text).is_file()
+    except OSError:  # too long for a path
+        return False
 
 
 def _show_run(run: RunHandle) -> None:

@@ -14,6 +14,7 @@ import attrs
 from mlp_core.errors import FlowError, MlpError, OptionError, UsageError
 from mlp_core.graph import parse_flow
 from mlp_core.loading import reserved_names
+from mlp_core.names import shown
 from mlp_hookspecs import FlowGraph, Option, PlannedStep, StepInfo, StepNode
 from mlp_hookspecs.types import OPTIONS_ATTRIBUTE
 
@@ -150,12 +151,12 @@ def parse_option(text: str, hooks: Hooks) -> Option:
         if not equals or field not in fields:
             close = difflib.get_close_matches(field, fields, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(fields) or 'no arguments'}"
-            raise OptionError(f"--with {text}: {name} has no argument {field!r}", hint=hint)
+            raise OptionError(f"--with {shown(text)}: {name} has no argument {shown(field)}", hint=hint)
         given[field] = _literal(value.strip(), hints[fields[field].name])
     try:
         return option(**given)
     except (TypeError, ValueError) as error:
-        raise OptionError(f"--with {text}: {error}") from error
+        raise OptionError(f"--with {shown(text)}: {error}") from error
 
 
 def _flow_options(flow: type[Any]) -> list[Option]:
