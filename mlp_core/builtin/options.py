@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -25,12 +26,30 @@ GRACE_SECONDS = 5.0
 _BOTH: tuple[Literal["step", "flow"], ...] = ("step", "flow")
 
 
+def _whole(value: Any) -> Any:
+    """Return the whole number that a value or text stands for; anything else as it is, for the validator to refuse."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return value
+    return number if isinstance(value, str) or number == value else value
+
+
+def _number(value: Any) -> Any:
+    """Return the number that a value or text stands for; anything else as `_whole`."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return value
+
+
 def _at_least(minimum: float) -> Any:
-    """Return a validator for numbers; text from ``--with`` was converted before."""
+    """Return a validator for numbers that were converted."""
 
     def check(_option: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < minimum:
-            raise ValueError(f"{attribute.alias}={value!r} is refused: it must be a number of at least {minimum:g}")
+        kind, what = (int, "whole number") if attribute.type in (int, "int") else (int | float, "number")
+        if isinstance(value, bool) or not isinstance(value, kind) or not minimum <= value < math.inf:
+            raise ValueError(f"{attribute.alias}={value!r:.60} is refused: it must be a {what} of at least {minimum:g}")
 
     return check
 
@@ -49,8 +68,8 @@ class Retry(Option):
 
     name: ClassVar[str] = "retry"
     levels: ClassVar[tuple[Literal["step", "flow"], ...]] = _BOTH
-    times: int = attrs.field(default=3, converter=int, validator=_at_least(0))
-    minutes_between_retries: float = attrs.field(default=2, converter=float, validator=_at_least(0))
+    times: int = attrs.field(default=3, converter=_whole, validator=_at_least(0))
+    minutes_between_retries: float = attrs.field(default=2, converter=_number, validator=_at_least(0))
 
 
 @attrs.frozen
@@ -85,10 +104,10 @@ class Timeout(Option):
 
     name: ClassVar[str] = "timeout"
     levels: ClassVar[tuple[Literal["step", "flow"], ...]] = _BOTH
-    seconds: float = attrs.field(default=0, converter=float, validator=_at_least(0))
-    minutes: float = attrs.field(default=0, converter=float, validator=_at_least(0))
-    hours: float = attrs.field(default=0, converter=float, validator=_at_least(0))
-    grace: float = attrs.field(default=GRACE_SECONDS, converter=float, validator=_at_least(0))
+    seconds: float = attrs.field(default=0, converter=_number, validator=_at_least(0))
+    minutes: float = attrs.field(default=0, converter=_number, validator=_at_least(0))
+    hours: float = attrs.field(default=0, converter=_number, validator=_at_least(0))
+    grace: float = attrs.field(default=GRACE_SECONDS, converter=_number, validator=_at_least(0))
 
     def __attrs_post_init__(self) -> None:
         """Refuse a limit of nothing."""
@@ -121,11 +140,11 @@ class ResourcesOption(Option):
 
     name: ClassVar[str] = "resources"
     levels: ClassVar[tuple[Literal["step", "flow"], ...]] = _BOTH
-    cpu: float = attrs.field(default=1, converter=float, validator=_at_least(0))
-    memory: int = attrs.field(default=0, converter=int, validator=_at_least(0))
-    gpu: float = attrs.field(default=0, converter=float, validator=_at_least(0))
-    disk: int = attrs.field(default=0, converter=int, validator=_at_least(0))
-    shared_memory: int = attrs.field(default=0, converter=int, validator=_at_least(0))
+    cpu: float = attrs.field(default=1, converter=_number, validator=_at_least(0))
+    memory: int = attrs.field(default=0, converter=_whole, validator=_at_least(0))
+    gpu: float = attrs.field(default=0, converter=_number, validator=_at_least(0))
+    disk: int = attrs.field(default=0, converter=_whole, validator=_at_least(0))
+    shared_memory: int = attrs.field(default=0, converter=_whole, validator=_at_least(0))
 
 
 @attrs.frozen
@@ -162,7 +181,7 @@ class Limit(Option):
     """
 
     name: ClassVar[str] = "limit"
-    n: int = attrs.field(default=1, converter=int, validator=_at_least(1))
+    n: int = attrs.field(default=1, converter=_whole, validator=_at_least(1))
 
 
 @attrs.frozen
