@@ -7,9 +7,9 @@ itself by the worker under the environment's interpreter; without an environment
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-from typing import TYPE_CHECKING
+import tempfile
+from typing import TYPE_CHECKING, NoReturn
 
 from mlp_core.closure import ship_platform
 from mlp_core.folders import made_folder
@@ -21,14 +21,8 @@ if TYPE_CHECKING:
     from mlp_hookspecs import EnvironmentLock
 
 
-def main() -> int:
-    """Make the environment of the request on standard input, and run its worker.
-
-    Returns
-    -------
-    int
-        The worker's exit status.
-    """
+def main() -> NoReturn:
+    """Make the environment of the request on standard input, and become its worker."""
     die_with_parent()
     data = sys.stdin.buffer.read()
     request = wire.loads(StepRequest, data)
@@ -36,14 +30,13 @@ def main() -> int:
     python = sys.executable
     if request.lock is not None:
         python = _provision(request, request.lock, environment)
-    process = subprocess.Popen(
-        [python, "-P", "-m", "mlp_core.worker"],
-        stdin=subprocess.PIPE,
-        env=environment,
-        pass_fds=[int(os.environ[MESSAGE_FD])],
-    )
-    process.communicate(data)
-    return process.returncode if process.returncode >= 0 else _die_by(-process.returncode)
+    with tempfile.TemporaryFile() as copy:
+        copy.write(data)
+        copy.flush()
+        os.lseek(copy.fileno(), 0, os.SEEK_SET)
+        os.dup2(copy.fileno(), 0)
+    os.set_inheritable(int(os.environ[MESSAGE_FD]), True)  # noqa: FBT003 # the standard library's signature
+    os.execve(python, [python, "-P", "-m", "mlp_core.worker"], environment)  # noqa: S606 # no shell is wanted
 
 
 def _provision(request: StepRequest, lock: EnvironmentLock, environment: dict[str, str]) -> str:
@@ -56,12 +49,5 @@ def _provision(request: StepRequest, lock: EnvironmentLock, environment: dict[st
     return made.python
 
 
-def _die_by(number: int) -> int:
-    """End by the signal that ended the worker, so that the launcher sees the reason; return if that fails."""
-    sys.stdout.flush()
-    os.kill(os.getpid(), number)
-    return 128 + number
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -150,6 +150,8 @@ class Driver:
         self._timer_numbers = itertools.count()
         self._failures: list[TaskFailure] = []
         self._cancelled = False
+        self._end = graph.end
+        self._has_ended = False
         self._delayed = 0
         self._tasks = 0
         self._unflushed_since: float | None = None
@@ -187,8 +189,10 @@ class Driver:
                     self._log(message)
                 case Started():
                     self._started(message)
-                case Ended():
+                case Ended() if message.attempt_id in self._attempts:
                     ended.append(self._take(message))
+                case Ended():
+                    continue  # a launcher that tells an end twice: the first counts
                 case Signalled():
                     self._interrupt()
         self._fire_timers()
@@ -205,10 +209,12 @@ class Driver:
         self._admission.release(message.attempt_id)
         result = message.result
         outcome = StepOutcome("failed", failure=result) if isinstance(result, Failure) else result
-        failure = outcome.failure
-        if failure is not None and attempt.timed_out and failure.kind in ("killed", "cancelled", "exit"):
+        failure = outcome.failure if outcome.status == "failed" else None
+        if failure is not None and attempt.timed_out:
+            # Also an exception: it was raised while the step was being ended.
             limit = self._steps[attempt.task.key.step].planned.plan.timeout_seconds
-            outcome = attrs.evolve(outcome, failure=Failure("timeout", f"the attempt took longer than {limit:g} s"))
+            text = f"the attempt took longer than {limit:g} s"
+            outcome = attrs.evolve(outcome, failure=attrs.evolve(failure, kind="timeout", message=text))
         elif failure is not None and self._cancelled and failure.kind in ("killed", "exit"):
             outcome = attrs.evolve(outcome, failure=Failure("cancelled", "the run was interrupted"))
         return attempt, outcome
@@ -255,6 +261,7 @@ class Driver:
     def _finish(self, task: ReadyTask, outcome: StepOutcome) -> Sequence[ReadyTask]:
         """Take in a task's result, and return what is ready now."""
         self._tasks += 1
+        self._has_ended = self._has_ended or task.key.step == self._end
         inherited = self._inherited(task)
         artifacts = inherited
         if outcome.assigned or outcome.removed:
@@ -452,7 +459,7 @@ class Driver:
     def _ending(self) -> Ending:
         """Return how the run ended."""
         failures = tuple(self._failures)
-        if self._cancelled:
+        if self._cancelled and not self._has_ended:
             return Ending("cancelled", "the run was interrupted", failures)
         if failures:
             first = failures[0]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import sys
 
 from mlp_core.worker.execute import load
 from mlp_hookspecs import StepRequest, wire
-from mlp_hookspecs.process import MESSAGE_FD, MessageWriter, die_with_parent
+from mlp_hookspecs.process import MESSAGE_FD, MessageWriter, die_with_parent, guard
 
 EXTRA_PATH = "MLP_WORKER_PATH"
 """The environment variable with folders that the driver's own path had on top of the interpreter's."""
@@ -22,12 +23,14 @@ def main() -> int:
     int
         The exit status: 0 where an outcome was sent, be it a failure.
     """
+    guard()
     die_with_parent()
     messages = MessageWriter(int(os.environ[MESSAGE_FD]))
     request = wire.loads(StepRequest, sys.stdin.buffer.read())
     devnull = os.open(os.devnull, os.O_RDONLY)
     os.dup2(devnull, 0)
     os.close(devnull)
+    show_lines_at_once()
     messages.send({"started": {"host": platform.node(), "pid": os.getpid()}})
     extend_path()
     outcome = load(request)(request)
@@ -35,6 +38,12 @@ def main() -> int:
     sys.stderr.flush()
     messages.send({"outcome": wire.encode(outcome)})
     return 0
+
+
+def show_lines_at_once() -> None:
+    """Write out each line that is printed, so that it is not lost where the process is killed."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
 
 
 def extend_path() -> None:

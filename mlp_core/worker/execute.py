@@ -26,7 +26,7 @@ from mlp_core.parameters import parameters_of
 from mlp_core.store import Store
 from mlp_core.unpack import code_folder
 from mlp_core.values import Values
-from mlp_core.worker.failures import describe_exception, user_traceback
+from mlp_core.worker.failures import describe_exception, one_line, user_traceback
 from mlp_core.worker.rehearsal import rehearse
 from mlp_core.worker.state import TaskState, TransitionError
 from mlp_hookspecs import Attachment, Failure, FlowGraph, StepOutcome, StepRequest, Transition
@@ -148,7 +148,11 @@ class Worker:
         """
         started = time.time()
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        outcome = self._attempt(request)
+        try:
+            outcome = self._attempt(request)
+        except MlpError as error:
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201 # the task's log is where its author looks
+            outcome = StepOutcome("failed", failure=Failure("system", one_line(error), type=type(error).__name__))
         after = resource.getrusage(resource.RUSAGE_SELF)
         # Linux counts kibibytes, macOS bytes (getrusage(2) of each).
         unit = 1 if platform.system() == "Darwin" else 1024
@@ -168,14 +172,20 @@ class Worker:
         try:
             store = Store.open(objects, create=False)
             values = Values(self.hooks, store.blobs(inline_bytes=self.settings["run.inline_bytes"]))
+            self._fetch_secrets(request)
             outcome = self._body(request, values)
-            try:
-                values.sync()
-            except MlpError as error:
-                return StepOutcome("failed", failure=Failure("artifact", error.message))
+            values.sync()
             return outcome
         finally:
             objects.close()
+
+    def _fetch_secrets(self, request: StepRequest) -> None:
+        """Set the variables of the secrets that the step asked for; they live in this process alone."""
+        for reference in request.secrets:
+            try:
+                os.environ.update(self.hooks.fetch_secret(reference))
+            except OSError as error:
+                raise MlpError(f"the secret {reference} could not be fetched: {error}") from error
 
     def _body(self, request: StepRequest, values: Values) -> StepOutcome:
         """Run the user's code, and store what it leaves."""
@@ -194,7 +204,8 @@ class Worker:
             failure = request.caught or self._call(request, instance, state, handle)
             if failure is None:
                 return self._succeed(request, state, handle)
-            if request.catches:
+            # One that was asked to end is not caught here: the driver knows whether its time or the whole run is over.
+            if request.catches and failure.kind != "cancelled":
                 return self._catch(request, state, handle, failure)
         return StepOutcome(
             "failed", failure=failure, reads=tuple(sorted(state.reads)), attachments=tuple(handle.attachments)
@@ -220,7 +231,7 @@ class Worker:
         except (MlpError, TransitionError) as error:
             kind: FailureKind = "exception" if isinstance(error, TransitionError) else "artifact"
             print(f"error: {error}", file=sys.stderr)  # noqa: T201 # the task's log is where its author looks
-            failure = Failure(kind, str(error).partition("\n")[0], type=type(error).__name__)
+            failure = Failure(kind, one_line(error), type=type(error).__name__)
             if request.catches and kind == "artifact":
                 return self._catch(request, state, handle, failure)
             return StepOutcome("failed", failure=failure, attachments=tuple(handle.attachments))
@@ -303,9 +314,9 @@ def _run_user_code(step: Callable[..., None], arguments: tuple[Any, ...], values
     try:
         with _interruptible():
             step(*arguments)
-    except StepInterrupted:
+    except (StepInterrupted, KeyboardInterrupt):
         return Failure("cancelled", "the step was asked to end")
-    except BaseException as error:  # noqa: BLE001 # SystemExit and KeyboardInterrupt are a failed attempt too
+    except BaseException as error:  # noqa: BLE001 # SystemExit is a failed attempt too
         text = user_traceback(error)
         sys.stderr.write(text)
         return describe_exception(error, text, values)

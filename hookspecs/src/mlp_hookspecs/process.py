@@ -8,6 +8,7 @@ The protocol, version 1:
 - The environment variable ``MLP_WORKER_FD`` numbers a descriptor for messages to the launcher: one JSON object a line,
   ``{"started": {"host": ..., "pid": ...}}`` first and ``{"outcome": {...}}`` last.
 - A process that ends without an outcome has failed; `failure_of_exit` says why.
+- A signal to end (SIGTERM) reaches the step as an exception; what the step leaves behind is killed when it has ended.
 - The worker ends with its launcher: on Linux by the parent-death signal, elsewhere when the variable
   ``MLP_WORKER_LIFELINE`` numbers a descriptor that reaches its end.
 """
@@ -15,11 +16,8 @@ The protocol, version 1:
 from __future__ import annotations
 
 import contextlib
-import errno
-import functools
 import json
 import os
-import platform
 import selectors
 import signal
 import subprocess
@@ -31,13 +29,30 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 
 from mlp_hookspecs import wire
+from mlp_hookspecs.trees import LIFELINE_FD, adopt_orphans, descendants, die_with_parent, guard, kill_tree
 from mlp_hookspecs.types import Failure, StepOutcome, WorkerCommand
 
 if TYPE_CHECKING:
     from mlp_hookspecs.handles import LaunchSink
 
+__all__ = [
+    "LIFELINE_FD",
+    "MESSAGE_FD",
+    "MessageWriter",
+    "WorkerLoop",
+    "adopt_orphans",
+    "descendants",
+    "die_with_parent",
+    "failure_of_exit",
+    "guard",
+    "kill_tree",
+    "run_worker",
+    "send_request",
+    "start_worker",
+    "worker_environment",
+]
+
 MESSAGE_FD = "MLP_WORKER_FD"
-LIFELINE_FD = "MLP_WORKER_LIFELINE"
 _CHUNK = 1 << 16
 _Stream = Literal["stdout", "stderr", "messages"]
 
@@ -207,14 +222,23 @@ class WorkerLoop:
         *lines, rest = bytes(attempt.messages).split(b"\n")
         attempt.messages = bytearray(rest)
         for line in lines:
-            message = json.loads(line)
-            if "started" in message:
-                attempt.started = True
-                self._sink.started(attempt.id, message["started"]["host"], message["started"]["pid"])
-            elif "heartbeat" in message:
-                self._sink.heartbeat(attempt.id)
-            elif "outcome" in message:
-                attempt.outcome = wire.decode(StepOutcome, message["outcome"])
+            try:
+                self._understand(attempt, json.loads(line))
+            except Exception:  # noqa: BLE001 # code under test writes where it likes: what is no message is its output
+                self._sink.log(attempt.id, "stderr", line + b"\n")
+
+    def _understand(self, attempt: _Attempt, message: Any) -> None:
+        """Act on one message; one of a kind that is not known here is passed over."""
+        if not isinstance(message, dict):
+            raise TypeError(message)
+        if "started" in message:
+            host, pid = str(message["started"]["host"]), int(message["started"]["pid"])
+            attempt.started = True
+            self._sink.started(attempt.id, host, pid)
+        elif "heartbeat" in message:
+            self._sink.heartbeat(attempt.id)
+        elif "outcome" in message:
+            attempt.outcome = wire.decode(StepOutcome, message["outcome"])
 
     def _finish(self, attempt_id: str, status: int) -> None:
         """Read what is left in the pipes, and tell the attempt's end."""
@@ -396,98 +420,6 @@ class _EndingSink:
         """Pass on, and set the event."""
         self._sink.lost(attempt_id, failure)
         self._ended.set()
-
-
-def die_with_parent(sign: signal.Signals = signal.SIGKILL) -> None:
-    """Have this process signalled when its parent ends: by the kernel on Linux, by watching the lifeline elsewhere.
-
-    The parent's end between its fork and this call is noticed by whoever reads the pipes: there is nobody left.
-    """
-    prctl = _prctl()
-    if prctl is not None:
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-        prctl(set_parent_death_signal, int(sign), 0, 0, 0)
-        return
-    lifeline = os.environ.get(LIFELINE_FD)
-    if lifeline is not None:
-        threading.Thread(target=_watch_lifeline, args=(int(lifeline), sign), daemon=True).start()
-
-
-def adopt_orphans() -> None:
-    """Become the parent of all descendants whose own parents end (Linux), so that `kill_tree` finds them."""
-    prctl = _prctl()
-    if prctl is not None:
-        set_child_subreaper = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
-        prctl(set_child_subreaper, 1, 0, 0, 0)
-
-
-@functools.cache
-def _prctl() -> Callable[..., int] | None:
-    """Return prctl(2) where the system has it; kept, since finding it costs more than a fork."""
-    if platform.system() != "Linux":
-        return None
-    import ctypes
-
-    function: Callable[..., int] = ctypes.CDLL(None, use_errno=True).prctl
-    return function
-
-
-def _watch_lifeline(fd: int, sign: signal.Signals) -> None:
-    """Signal this process's group when the other end of a pipe is closed."""
-    while os.read(fd, 1):
-        pass
-    os.killpg(os.getpgrp(), sign)
-
-
-def kill_tree(pid: int, sign: signal.Signals = signal.SIGKILL) -> None:
-    """Signal a process, its group and all its descendants, as far as the system can list them.
-
-    Parameters
-    ----------
-    pid : int
-        The process; it must be the leader of its process group.
-    sign : signal.Signals
-        The signal.
-    """
-    victims = descendants(pid)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, sign)
-    for victim in victims:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(victim, sign)
-
-
-def descendants(pid: int) -> list[int]:
-    """Return the ids of all processes below one, where the system has ``/proc``; otherwise none."""
-    children: dict[int, list[int]] = {}
-    try:
-        entries = [entry for entry in os.listdir("/proc") if entry.isdigit()]  # noqa: PTH208 # names, and fast
-    except OSError:
-        return []
-    for entry in entries:
-        parent = _parent_of(entry)
-        if parent is not None:
-            children.setdefault(parent, []).append(int(entry))
-    found: list[int] = []
-    waiting = [pid]
-    while waiting:
-        below = children.get(waiting.pop(), [])
-        found += below
-        waiting += below
-    return found
-
-
-def _parent_of(entry: str) -> int | None:
-    """Return the parent's id of a process named in ``/proc``; None if it has gone."""
-    try:
-        with open(f"/proc/{entry}/stat", "rb") as file:  # noqa: PTH123 # a Path costs more than the read, and there are many
-            stat = file.read()
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM):
-            return None
-        raise
-    # The command's name stands in parentheses and may contain anything; the state and the parent follow it.
-    return int(stat[stat.rindex(b")") + 2 :].split()[1])
 
 
 class MessageWriter:

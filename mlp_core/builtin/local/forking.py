@@ -39,6 +39,9 @@ CONTROL_FD = "MLP_TEMPLATE_FD"
 ENTRY = "MLP_TEMPLATE_ENTRY"
 TEMPLATE_MODULE = "mlp_core.builtin.local.template"
 
+_ENDING_SECONDS = 2.0
+_ENDING_POLL_SECONDS = 0.002
+
 _Key: TypeAlias = tuple[tuple[str, ...], tuple[tuple[str, str], ...], str | None]
 
 
@@ -50,6 +53,7 @@ class _Child:
     template: Template
     pid: int | None = None
     deadline: float | None = None
+    owed: signal.Signals | None = None
 
 
 @attrs.define(eq=False)
@@ -61,6 +65,7 @@ class Template:
     control: socket.socket
     received: bytearray = attrs.field(factory=bytearray)
     is_unsafe: bool = False
+    has_forked: bool = False
 
 
 class ForkedProcess:
@@ -79,13 +84,20 @@ class ForkedProcess:
 
     def wait(self) -> int:
         """Wait for its end, and return the status as `subprocess.Popen.wait` does."""
+        return self._reap(0) or 0
+
+    def poll(self) -> int | None:
+        """Return the status, or None where it has not ended."""
+        return self._reap(os.WNOHANG)
+
+    def _reap(self, flags: int) -> int | None:
         if self._status is None:
             try:
-                _, status = os.waitpid(self.pid, 0)
+                pid, status = os.waitpid(self.pid, flags)
             except ChildProcessError:  # somebody else has reaped it
                 self._status = 1
             else:
-                self._status = os.waitstatus_to_exitcode(status)
+                self._status = os.waitstatus_to_exitcode(status) if pid else None
         return self._status
 
 
@@ -219,10 +231,13 @@ class Forking:
         """Act on one message."""
         with self._lock:
             if "forked" in message:
+                template.has_forked = True
                 child = self._children.get(message["forked"])
                 if child is not None:
                     child.pid = message["pid"]
                     child.deadline = time.monotonic() + self._start_timeout
+                    if child.owed is not None:
+                        self.signal(message["forked"], child.owed)
             elif "exited" in message:
                 self._loop.exited(message["exited"], message["status"])
             elif "unsafe" in message:
@@ -247,12 +262,13 @@ class Forking:
         """Take in that a template has ended: so have its attempts."""
         self._loop.unwatch(template.control.fileno())
         template.control.close()
+        # It may have closed the socket and still be there, as an import that closes all descriptors would have it.
+        kill_tree(template.process.pid)
         status = template.process.wait()
         with self._lock:
             if template.key is not None:
                 self._templates.pop(template.key, None)
             left = [attempt_id for attempt_id, child in self._children.items() if child.template is template]
-        kill_tree(template.process.pid)
         for attempt_id in left:
             self._loop.exited(attempt_id, status or 1)
 
@@ -305,8 +321,10 @@ class Forking:
             child = self._children.get(attempt_id)
         if child is None:
             return self._spawning is not None and self._spawning.signal(attempt_id, sign)
-        if child.pid is None:
-            # Not forked yet: the template is still importing. Nothing of the attempt runs, but what it waits for does.
+        if child.pid is None and child.template.has_forked:
+            child.owed = sign
+        elif child.pid is None:
+            # The template is still importing: nothing of the attempt runs, but what it waits for does.
             kill_tree(child.template.process.pid, sign)
         elif sign is signal.SIGKILL:
             kill_tree(child.pid)
@@ -322,13 +340,26 @@ class Forking:
         with self._lock:
             templates = [*self._templates.values(), *([self._spare] if self._spare is not None else [])]
         for template in templates:
-            kill_tree(template.process.pid)
-            template.process.wait()
+            _end_template(template)
         self._loop.close()
         for template in templates:
             template.control.close()
         if self._spawning is not None:
             self._spawning.close()
+
+
+def _end_template(template: Template) -> None:
+    """End a template with all that its tasks have left, which it finds better than anybody else."""
+    process = template.process
+    if template.has_forked:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGTERM)
+        deadline = time.monotonic() + _ENDING_SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(_ENDING_POLL_SECONDS)
+    if process.poll() is None:
+        kill_tree(process.pid)
+        process.wait()
 
 
 def why_not_fork_here() -> str:

@@ -11,6 +11,7 @@ import contextlib
 import faulthandler
 import gc
 import importlib
+import io
 import json
 import os
 import platform
@@ -27,7 +28,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from mlp_core.builtin.local.forking import CONTROL_FD, ENTRY, HEADER_BYTES
 from mlp_hookspecs import CodeWarning, StepRequest, wire
-from mlp_hookspecs.process import MessageWriter, adopt_orphans, die_with_parent
+from mlp_hookspecs.process import MessageWriter
+from mlp_hookspecs.trees import adopt_orphans, die_with_parent, kill_all_below, kill_orphans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,6 +68,7 @@ def become(control: socket.socket) -> NoReturn:
         os.dup2(devnull, 0)
         os.close(devnull)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         setup = _receive(control)
         if setup is not None:
             given = json.loads(setup[1])
@@ -114,6 +117,8 @@ def run(control: socket.socket, entry: str, *, takes_output: bool = False) -> in
     reason = why_unsafe()
     if reason:
         control.sendall(json.dumps({"unsafe": reason}).encode() + b"\n")
+        sys.stdout.flush()
+        sys.stderr.flush()
         return 0
     sys.stdout.flush()
     sys.stderr.flush()
@@ -219,6 +224,8 @@ class Server:
             _, status = os.waitpid(pid, 0)
             attempt_id = self._children.pop(pid, None)
             if attempt_id is not None:
+                # What left the group, a daemon for example, is now a child of this process that nobody started here.
+                kill_orphans(self._children)
                 self._tell({"exited": attempt_id, "status": os.waitstatus_to_exitcode(status)})
 
     def _tell(self, message: dict[str, Any]) -> None:
@@ -226,10 +233,8 @@ class Server:
         self._control.sendall(json.dumps(message).encode() + b"\n")
 
     def _end(self) -> NoReturn:
-        """Kill all children, and end."""
-        for pid in self._children:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
+        """Kill everything below, and end."""
+        kill_all_below()
         os._exit(0)
 
 
@@ -238,6 +243,7 @@ def _enter_task(fds: Sequence[int]) -> None:
     os.setpgid(0, 0)
     parent = os.getppid()
     die_with_parent()
+    adopt_orphans()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
@@ -247,6 +253,8 @@ def _enter_task(fds: Sequence[int]) -> None:
     os.dup2(fds[1], 2)
     os.close(fds[0])
     os.close(fds[1])
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a line is not lost where the process is killed
     os.environ["MLP_WORKER_FD"] = str(fds[2])
     # What was registered while the flow was imported is the template's; the task runs what it registers itself.
     atexit._clear()  # noqa: SLF001 # there is no public way
@@ -331,4 +339,5 @@ def _receive(control: socket.socket) -> tuple[str, bytes, Sequence[int]] | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Without waiting for threads that the flow's file has started: they would hold up the launcher for ever.
+    os._exit(main())
