@@ -11,7 +11,7 @@ import attrs
 from mlp_core.errors import NameRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 MAX_LENGTH = 128
 """Characters in a name: room to spare for people, and within every file system's limit."""
@@ -142,7 +142,7 @@ class Pathspec:
         parts = text.strip().strip("/").split("/")
         if len(parts) > 5:  # noqa: PLR2004 # flow, run, step, task, artifact
             raise NameRefused(f"pathspec {shown(text)} has more parts than Flow/run/step/task/artifact")
-        checks = (
+        checks: tuple[Callable[[str], str], ...] = (
             lambda part: identifier(part, "flow"),
             run_id,
             lambda part: identifier(part, "step"),

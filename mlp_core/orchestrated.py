@@ -23,7 +23,6 @@ from mlp_core.loading import load_code
 from mlp_core.parameters import resolve, to_text
 from mlp_core.runner.blueprint import Blueprint, read_blueprint
 from mlp_core.runner.requests import RunSetup, StepSetup, launch_request
-from mlp_core.runner.run import user_name
 from mlp_core.scheduler import ReadyTask, Scheduler
 from mlp_core.session import Session
 from mlp_core.store import layout
@@ -79,7 +78,7 @@ def begin(session: Session, arguments: argparse.Namespace) -> dict[str, Any]:
     resolved = resolve(flow, texts, from_text=True)
     refs = {name: values.put(name, value) for name, value in resolved.items()} | dict(blueprint.constants)
     values.sync()
-    username = user_name(session)
+    username = session.username
 
     def began(run_id: str) -> RunBegan:
         return RunBegan(

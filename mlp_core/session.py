@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from mlp_core import names
 from mlp_core.hooks import Hooks, build_hooks
 from mlp_core.settings import Settings
 from mlp_core.store import Store
@@ -65,6 +66,19 @@ class Session:
         """The store's URL, or the absolute path of its folder."""
         url: str = self.settings["store"]
         return url
+
+    @property
+    def username(self) -> str:
+        """Who runs: the setting, else the system's user; NameRefused where that is no name."""
+        import getpass
+
+        given = self.settings["username"]
+        if given:
+            return names.tag(given, "user name")
+        try:
+            return names.tag(getpass.getuser(), "user name")
+        except (KeyError, OSError):  # no such user, as in some containers
+            return "unknown"
 
     def open_store(self, *, create: bool) -> Store:
         """Open the store, once.

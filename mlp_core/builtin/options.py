@@ -54,6 +54,19 @@ def _at_least(minimum: float) -> Any:
     return check
 
 
+def _mapping(value: Any) -> Any:
+    """Return a mapping that cannot be changed; anything else as it is, for the validator to refuse."""
+    return frozen_map(value) if isinstance(value, Mapping) else value
+
+
+def _texts(_option: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    """Refuse what is no mapping of texts to texts."""
+    is_map = isinstance(value, Mapping) and all(isinstance(text, str) for pair in value.items() for text in pair)
+    if not is_map:
+        example = f"{attribute.alias}={{'NAME': 'text'}}"
+        raise ValueError(f"{attribute.alias}={value!r:.60} is refused: it must map text to text, as {example} does")
+
+
 @attrs.frozen
 class Retry(Option):
     """Make a failed attempt again.
@@ -159,15 +172,15 @@ class Environment(Option):
 
     name: ClassVar[str] = "environment"
     levels: ClassVar[tuple[Literal["step", "flow"], ...]] = _BOTH
-    vars: Mapping[str, str] = attrs.field(factory=dict, converter=frozen_map)
+    vars: Mapping[str, str] = attrs.field(factory=dict, converter=_mapping, validator=_texts)
 
     @vars.validator  # noqa: A003 # Metaflow calls them vars
-    def _check(self, _attribute: attrs.Attribute[Any], value: Mapping[str, Any]) -> None:
+    def _check(self, _attribute: attrs.Attribute[Any], value: Mapping[str, str]) -> None:
         for name, text in value.items():
-            if not name or "=" in name or "\0" in name:
-                raise ValueError(f"vars: {name!r} is no name of an environment variable")
-            if not isinstance(text, str) or "\0" in text:
-                raise ValueError(f"vars: the value of {name} must be text without NUL, not {text!r}")
+            if not name or "=" in name or not _is_plain(name):
+                raise ValueError(f"vars: {name!r:.60} is no name of an environment variable")
+            if not _is_plain(text):
+                raise ValueError(f"vars: the value of {name} must be text without NUL, not {text!r:.60}")
 
 
 @attrs.frozen
@@ -196,7 +209,12 @@ class Formats(Option):
 
     name: ClassVar[str] = "formats"
     levels: ClassVar[tuple[Literal["step", "flow"], ...]] = _BOTH
-    names: Mapping[str, str] = attrs.field(factory=dict, converter=frozen_map)
+    names: Mapping[str, str] = attrs.field(factory=dict, converter=_mapping, validator=_texts)
+
+
+def _is_plain(text: str) -> bool:
+    """Tell whether a process can be given a text: no NUL, and no surrogates."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 retry = decorator(Retry)

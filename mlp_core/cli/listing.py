@@ -26,6 +26,7 @@ _STATUSES: Final = ("running", "succeeded", "failed", "cancelled", "lost", "dama
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _AGO: Final = re.compile(r"(\d+)([smhdw])")
 _DEFAULT_LIMIT: Final = 20
+_MOST: Final = 10**9
 _TAGS_SHOWN: Final = 4
 
 
@@ -38,7 +39,9 @@ def list_arguments(parser: Parser) -> None:
     parser.option("--namespace", metavar="TAG", help="in this namespace, such as user:alice; by default everybody's")
     parser.option("--since", metavar="TIME", help="started since: 2026-01-31, 2026-01-31T09:45, or 90m, 12h, 7d ago")
     parser.option("--until", metavar="TIME", help="started before then")
-    parser.option("-n", "--limit", type=int, metavar="N", help=f"at most so many; 0 for all; default {_DEFAULT_LIMIT}")
+    parser.option(
+        "-n", "--limit", type=_count, metavar="N", help=f"at most so many; 0 for all; default {_DEFAULT_LIMIT}"
+    )
     parser.option("--json", action="store_true", help="print JSON")
 
 
@@ -154,16 +157,27 @@ def _row(run: RunSummary) -> tuple[str, ...]:
     return (f"{run.flow}/{run.run_id}", run.status, moment(run.started_at), took, run.username, tags)
 
 
+def _count(text: str) -> int:
+    """Read a whole number that is not negative; a database takes no larger one."""
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return min(number, _MOST)
+
+
+_count.__name__ = "whole number"  # argparse names it so in its message
+
+
 def _moment(text: str | None, option: str) -> float | None:
     """Read a moment: a date, a time, or how long ago."""
     if text is None:
         return None
-    ago = _AGO.fullmatch(text)
-    if ago:
-        return time.time() - int(ago[1]) * _UNITS[ago[2]]
     from datetime import datetime
 
+    ago = _AGO.fullmatch(text)
     try:
+        if ago:
+            return time.time() - float(ago[1]) * _UNITS[ago[2]]
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError):
         hint = "write 2026-01-31, 2026-01-31T09:45, or 90m, 12h, 7d for so long ago"

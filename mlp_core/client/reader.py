@@ -57,7 +57,7 @@ class Client:
     @property
     def username(self) -> str:
         """Who uses this client: the setting, else the system's user."""
-        return user_name(self.session)
+        return self.session.username
 
     @functools.cached_property
     def store(self) -> Store:
@@ -145,19 +145,6 @@ class Client:
             return self.no_flow(flow)
         hint = f"the newest are {', '.join(known[:3])}"
         return NotFound(f"flow {flow} has no run {shown(run_id)} in {self.store.url}", hint=hint)
-
-
-def user_name(session: Session) -> str:
-    """Return who uses a session: the setting, else the system's user."""
-    import getpass
-
-    given = session.settings["username"]
-    if given:
-        return str(given)
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # no such user, as in some containers
-        return "unknown"
 
 
 @attrs.define

@@ -143,7 +143,8 @@ class Flow(ClientObject["Run"]):
             At most so many.
         """
         statuses = (status,) if isinstance(status, str) else tuple(status)
-        begin, end = (moment.timestamp() if moment is not None else None for moment in (since, until))
+        # A datetime has whole microseconds, and a run's own may have been rounded up to them.
+        begin, end = (moment.timestamp() - 5e-7 if moment is not None else None for moment in (since, until))
         return self._select(RunQuery(status=statuses, since=begin, until=end, limit=limit), tags)
 
     def __iter__(self) -> Iterator[Run]:

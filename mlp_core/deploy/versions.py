@@ -23,7 +23,7 @@ from mlp_core.parameters import parameters_of, to_text
 from mlp_core.runner import RunOptions, check_flow
 from mlp_core.runner.blueprint import draw_blueprint, flow_plan, read_blueprint, store_blueprint
 from mlp_core.runner.observing import tell
-from mlp_core.runner.run import freeze, user_name
+from mlp_core.runner.run import freeze
 from mlp_core.store import layout
 from mlp_hookspecs import DeployRequest, wire
 from mlp_hookspecs.events import Deployed
@@ -117,7 +117,7 @@ class Deployments:
                 run_command=_run_command(order.target, name, number, store.url),
             )
             flags = _given_settings(session.settings)
-            return Version(request, digest, time.time(), user_name(session), order.with_options, flags)
+            return Version(request, digest, time.time(), session.username, order.with_options, flags)
 
         return self._activate(self._record(store, order.target, name, make))
 
@@ -248,7 +248,7 @@ class Deployments:
                 deployment = self._session.hooks.deploy(request, target)
             except ValueError as error:
                 raise UsageError(f"target {request.target} refuses {request.name}: {error}") from error
-        active = Active(deployment, time.time(), user_name(self._session))
+        active = Active(deployment, time.time(), self._session.username)
         key = _key(request.target, request.name, _ACTIVE)
         self._store().objects.replace(key, wire.dumps(active), sync=True)
         tell(

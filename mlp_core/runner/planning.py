@@ -14,7 +14,7 @@ import attrs
 from mlp_core.errors import FlowError, MlpError, OptionError, UsageError
 from mlp_core.graph import parse_flow
 from mlp_core.loading import reserved_names
-from mlp_core.names import shown
+from mlp_core.names import identifier, shown
 from mlp_hookspecs import FlowGraph, Option, PlannedStep, StepInfo, StepNode
 from mlp_hookspecs.types import OPTIONS_ATTRIBUTE
 
@@ -108,6 +108,7 @@ def check_flow(flow: type[Any], session: Session, with_options: Sequence[str] = 
         options = options_of(flow, node, attached)
         try:
             steps.append(_plan(session.hooks, parsed.graph, node, options))
+            _check_catch(flow, steps[-1])
         except MlpError as error:
             errors.append(_located(error, node))
     if errors:
@@ -186,6 +187,19 @@ def _plan(hooks: Hooks, graph: FlowGraph, node: StepNode, options: Sequence[Opti
     if plan.launcher is not None:
         hooks.backend("launcher", plan.launcher)
     return PlannedStep(node, plan, {option.name: _as_data(option) for option in options})
+
+
+def _check_catch(flow: type[Any], step: PlannedStep) -> None:
+    """Refuse a variable for the caught failure that no artifact may have as its name."""
+    variable = step.plan.catch.variable if step.plan.catch is not None else None
+    if variable is None:
+        return
+    identifier(variable, "the artifact of @catch")
+    if hasattr(flow, variable):
+        raise OptionError(
+            f"the artifact of @catch is {variable!r}, which is something else in {flow.__name__}",
+            hint="choose a name that is no step, parameter or method, such as var='failure'",
+        )
 
 
 def _as_data(option: Option) -> Json:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 ENTRY = "mlp_core.worker:prepare"
 """The worker's entry for launchers that keep warm processes."""
 
+STORE_VARIABLE = "MLP_STORE"
+"""The environment variable of the setting ``store``."""
+
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 """What numeric libraries read to size their thread pools."""
 
@@ -155,13 +158,13 @@ def launch_request(
     return LaunchRequest(
         id=request.id,
         step=request,
-        command=worker_command(step, setup.cwd),
+        command=worker_command(step, setup),
         resources=plan.resources or Resources(),
         options=plan.launcher_options,
     )
 
 
-def worker_command(step: StepSetup, cwd: str) -> WorkerCommand:
+def worker_command(step: StepSetup, setup: RunSetup) -> WorkerCommand:
     """Return how to start a worker for a step."""
     plan = step.planned.plan
     variables = thread_variables(plan.resources or Resources())
@@ -172,11 +175,13 @@ def worker_command(step: StepSetup, cwd: str) -> WorkerCommand:
         variables.update(step.environment.variables)
     if step.closure:
         variables["PYTHONPATH"] = step.closure
+    # The client finds the run's own store inside a step, wherever the step's working folder is.
+    variables[STORE_VARIABLE] = setup.store
     variables.update(plan.variables)
     module = "mlp_core.worker" if step.lock is None or step.environment is not None else "mlp_core.agent"
     # -P: the working folder's files must not hide the platform's modules.
     argv = (python, "-P", "-m", module)
-    return WorkerCommand(argv, variables, unset=UNSET, cwd=cwd, entry=ENTRY)
+    return WorkerCommand(argv, variables, unset=UNSET, cwd=setup.cwd, entry=ENTRY)
 
 
 def thread_variables(resources: Resources) -> dict[str, str]:

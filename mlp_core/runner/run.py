@@ -218,7 +218,7 @@ def _check_names(session: Session, options: RunOptions) -> None:
         names.tag(tag)
     if options.namespace:
         names.tag(options.namespace, "namespace")
-    user_name(session)
+    session.username  # noqa: B018 # refused here, before anything is written
 
 
 def _write_run_id(path: Path, run_id: str) -> None:
@@ -284,7 +284,7 @@ def freeze(
             flow,
             options.parameters,
             from_text=options.from_text,
-            user_name=user_name(session),
+            user_name=session.username,
             leave_required=leave_required,
         )
         refs = {name: _stored(flow, name, value, values) for name, value in resolved.items()}
@@ -341,7 +341,7 @@ def begin_run(  # noqa: PLR0913 # what a run is made of
     has_driver: bool = True,
 ) -> RunWriter:
     """Create the run in the store."""
-    username = user_name(session)
+    username = session.username
     tags = tuple(dict.fromkeys(options.tags))
     origin = options.origin.context.run_id if options.origin is not None else None
 
@@ -389,19 +389,6 @@ def run_setup(session: Session, run: RunContext, frozen: Frozen, store_url: str)
         settings=session.settings.portable(),
         cwd=str(Path.cwd()),
     )
-
-
-def user_name(session: Session) -> str:
-    """Return who runs: the setting, else the system's user; NameRefused where that is no name."""
-    import getpass
-
-    given = session.settings["username"]
-    if given:
-        return names.tag(given, "user name")
-    try:
-        return names.tag(getpass.getuser(), "user name")
-    except (KeyError, OSError):  # no such user, as in some containers
-        return "unknown"
 
 
 @contextmanager

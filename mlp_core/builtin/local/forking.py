@@ -394,12 +394,12 @@ def _fork_here() -> Template:
 def _fits_here(command: WorkerCommand) -> bool:
     """Tell whether a fork of this process is as good as a fresh process for a command.
 
-    Variables that a library reads when it is loaded come too late once it is loaded here; only the sizes of thread
-    pools can be told, since a process with one thread has pools of one.
+    Variables that a library reads when it is loaded come too late once it is loaded here; the platform's own are read
+    when they are needed, and the sizes of thread pools can be told, since a process with one thread has pools of one.
     """
     if command.argv[0] != sys.executable or command.cwd not in (None, os.getcwd()):  # noqa: PTH109 # text is compared
         return False
-    others = {name for name in command.variables if not name.endswith("_NUM_THREADS")} - {"MLP_WORKER_PATH"}
+    others = {name for name in command.variables if not name.endswith("_NUM_THREADS") and not name.startswith("MLP_")}
     sizes = {value for name, value in command.variables.items() if name.endswith("_NUM_THREADS")}
     return not others and (sizes <= {"1"} or "numpy" not in sys.modules)
 
