@@ -129,6 +129,8 @@ class BlobTarget:
                 parts.append(part)
                 room -= len(part.data or b"")
         only = parts[0] if len(parts) == 1 and not parts[0].name else None
+        if len({part.name for part in parts}) < len(parts):
+            raise ArtifactError(f"the format {self._format} gave one name to two parts")
         if sync:
             self._blobs.sync()
         if only is not None:
@@ -189,7 +191,7 @@ class BlobTarget:
         if path.is_file():
             files = [(self._name, path)]
         elif path.is_dir():
-            found = sorted(file for file in path.rglob("*") if not file.is_dir())
+            found = sorted(file for file in path.rglob("*") if file.is_symlink() or not file.is_dir())
             files = [("/".join(filter(None, (self._name, *file.relative_to(path).parts))), file) for file in found]
         else:
             files = []
@@ -209,7 +211,7 @@ class BlobTarget:
         with translated(str(file)):
             status = file.lstat()
             if not file.is_file():
-                raise ArtifactError(f"{name or file.name} is neither a file nor a folder, so it can't be stored")
+                raise ArtifactError(f"{name or file.name} is no regular file, so it can't be stored")
             if file.is_symlink() or status.st_nlink > 1:
                 # Somebody else's file: what is stored must not change when they write to theirs.
                 import shutil

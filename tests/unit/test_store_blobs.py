@@ -266,9 +266,21 @@ def test_what_a_format_may_not_do_is_refused(blobs: Blobs) -> None:
             blobs.target("bad").part(name)
     special = blobs.target("bad")
     os.mkfifo(special.local_path())
-    with pytest.raises(ArtifactError):
+    with pytest.raises(ArtifactError, match="made no file"):
         special.finish("x")
     special.discard()
+    linked = blobs.target("bad")
+    linked.local_path().mkdir()
+    (linked.local_path() / "link").symlink_to("/")
+    with pytest.raises(ArtifactError, match="link is no regular file"):
+        linked.finish("x")
+    linked.discard()
+    twice = blobs.target("bad")
+    twice.local_path().mkdir()
+    (twice.local_path() / "a").write_bytes(b"1")
+    twice.part("a").write([b"2"])
+    with pytest.raises(ArtifactError, match="one name to two parts"):
+        twice.finish("x")
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "a\0b"])
