@@ -179,7 +179,10 @@ def _run(hub: Any, attempt_id: str, start: tuple[WorkerCommand, bytes], interrup
     def obey() -> None:
         nonlocal sent
         while sent < len(interrupts):
-            kill_tree(process.pid, signal.SIGKILL if sent else signal.SIGTERM)
+            if sent:
+                kill_tree(process.pid)
+            else:
+                process.send_signal(signal.SIGTERM)
             sent += 1
 
     try:
