@@ -14,6 +14,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlp_core.errors import MlpError, StoreError
 from mlp_core.hooks import Hooks, build_worker_hooks
 from mlp_core.observation import events_of
 from mlp_core.store import Store, layout
@@ -46,8 +47,11 @@ def main() -> int:
         for _, error in hooks.emit(wire.decode(Deployed, given["event"])):
             sys.stderr.write(f"warning: {error}\n")
         return 0
-    store = Store.open(hooks.open_store(given["store"]), create=False)
-    Telling(hooks, store, given).run()
+    try:
+        store = Store.open(hooks.open_store(given["store"]), create=False)
+        Telling(hooks, store, given).run()
+    except (MlpError, OSError) as error:
+        sys.stderr.write(f"warning: the observers are told nothing more: {error}\n")
     return 0
 
 
@@ -108,7 +112,10 @@ class Telling:
                 self._silenced.add(plugin)
                 message += f"; it has failed {count} times and is told nothing more of this run"
             failed = ObserverFailed(plugin, event.id, message, time.time())
-            self._store.add_segment(self._flow, self._run_id, f"observer.{uuid.uuid4().hex}", failed)
+            try:
+                self._store.add_segment(self._flow, self._run_id, f"observer.{uuid.uuid4().hex}", failed)
+            except StoreError:
+                sys.stderr.write(f"warning: {message}\n")
 
     def _remember(self, number: int) -> None:
         """Move the cursor; an event told twice is better than one never told."""

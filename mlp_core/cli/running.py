@@ -73,7 +73,7 @@ def run_to_end(flow: type[Any], session: Session, options: RunOptions, args: arg
     if result.status == "succeeded":
         return 0
     if not args.json:
-        _show_failures(result, prog)
+        _show_failures(result, prog, _store_flag(session))
     return RunCancelled.exit_status if result.status == "cancelled" else RunFailed.exit_status
 
 
@@ -149,7 +149,15 @@ def _origin(call: Call, run_id: str | None) -> RunState:
     return client.handle(flow, newest.run_id).state
 
 
-def _show_failures(result: RunResult, prog: str) -> None:
+def _store_flag(session: Session) -> str:
+    """Return the option that a command needs to find the run; empty where it finds it by itself."""
+    import shlex
+
+    is_flag = session.settings.source("store").startswith("flag ")
+    return f" --store {shlex.quote(place(session.store_url))}" if is_flag else ""
+
+
+def _show_failures(result: RunResult, prog: str, store_flag: str) -> None:
     """Print why tasks failed, and what to do next."""
     for failed in result.failures[:_SHOWN_FAILURES]:
         print_error(_described(result, failed), label=False)
@@ -160,9 +168,9 @@ def _show_failures(result: RunResult, prog: str) -> None:
     hints = []
     if result.failures:
         first = result.failures[0]
-        hints.append(f"its log: mlp logs {result.flow}/{result.run_id}/{first.key.path}")
+        hints.append(f"its log: mlp logs {result.flow}/{result.run_id}/{first.key.path}{store_flag}")
     if prog:
-        hints.append(f"once mended, go on from there: {prog}")
+        hints.append(f"once mended, go on from there: {prog}{store_flag}")
     print_error("\n  hint: ".join([safe_line(message), *hints]))
 
 
@@ -175,7 +183,8 @@ def _described(result: RunResult, failed: TaskFailure) -> str:
         lines.append(failure.traceback.rstrip())
     else:
         lines.append(f"{failure.type}: {failure.message}" if failure.type else failure.message)
-        if failed.log_tail.strip():
+        # The platform's own refusals are printed by the task as well, in more lines.
+        if failed.log_tail.strip() and failure.message.partition(";")[0] not in failed.log_tail:
             lines.append("the last that it printed:")
             lines += [f"| {line}" for line in failed.log_tail.rstrip().splitlines()[-10:]]
     return safe_text("\n".join(lines))

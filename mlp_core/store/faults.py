@@ -44,7 +44,7 @@ def store_error(error: OSError, place: str) -> StoreError:
     if error.errno in _FULL:
         return StoreFull(
             f"no room left to write {where}: {reason}",
-            hint="make room there, or choose another place by the setting store; then resume the run",
+            hint="make room there, or choose another place by the setting store; then run or resume again",
         )
     if error.errno in _UNAVAILABLE:
         return StoreUnavailable(
