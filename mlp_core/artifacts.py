@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import decimal
-import fractions
-import pathlib
-import types
-import uuid
 from collections.abc import Iterable, Sized
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_IMMUTABLE: frozenset[type] = frozenset(
+# By name: importing what a flow may never use would cost every process.
+_IMMUTABLE = frozenset(
     {
-        bool,
-        bytes,
-        complex,
-        dt.date,
-        dt.datetime,
-        dt.time,
-        dt.timedelta,
-        dt.timezone,
-        decimal.Decimal,
-        float,
-        fractions.Fraction,
-        int,
-        type(None),
-        pathlib.PosixPath,
-        pathlib.PurePosixPath,
-        range,
-        str,
-        uuid.UUID,
-        types.EllipsisType,
+        "builtins.NoneType",
+        "builtins.bool",
+        "builtins.bytes",
+        "builtins.complex",
+        "builtins.ellipsis",
+        "builtins.float",
+        "builtins.int",
+        "builtins.range",
+        "builtins.str",
+        "datetime.date",
+        "datetime.datetime",
+        "datetime.time",
+        "datetime.timedelta",
+        "datetime.timezone",
+        "decimal.Decimal",
+        "fractions.Fraction",
+        "pathlib.PosixPath",
+        "pathlib.PurePosixPath",
+        "uuid.UUID",
     }
 )
 
@@ -55,7 +50,7 @@ def is_immutable(value: object) -> bool:
     kind = type(value)
     if kind is tuple or kind is frozenset:
         return all(is_immutable(item) for item in _items(value))
-    return kind in _IMMUTABLE
+    return f"{kind.__module__}.{kind.__qualname__}" in _IMMUTABLE
 
 
 def _items(value: object) -> Iterable[object]:

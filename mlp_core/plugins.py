@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Collection
 from functools import partial
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 CORE_DISTRIBUTION: Final = "mlp-core"
 
 Status = Literal["builtin", "loaded", "denied", "failed", "disabled"]
+
+_MARK: Final = f"{PROJECT_NAME}_impl"
+"""What pluggy's marker sets on an implementation."""
 
 _Reader = Callable[[str], str | None]
 _AT_START: Final = frozenset({IMPORT, "mlp_settings", "mlp_backends", "mlp_options"})
@@ -205,6 +209,16 @@ def load_plugins(rules: LoadingRules) -> Plugins:
         return _Loader(rules, suspects, Trail(folder), watchdog).load([*builtins, *found])
 
 
+class _Manager(pluggy.PluginManager):
+    """A manager that does not look at everything a module happens to import."""
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
+        """Return how a name implements a hook; None at once for a module's names that no marker has touched."""
+        if isinstance(plugin, ModuleType) and not hasattr(vars(plugin).get(name), _MARK):
+            return None
+        return super().parse_hookimpl_opts(plugin, name)
+
+
 class _Loader:
     """Loads candidates one by one into one manager."""
 
@@ -213,7 +227,7 @@ class _Loader:
         self._suspects = {(c.plugin.name, c.plugin.version) for c in suspects if c.place in _AT_START}
         self._trail = trail
         self._watchdog = watchdog
-        self._manager = pluggy.PluginManager(PROJECT_NAME)
+        self._manager = _Manager(PROJECT_NAME)
         self._manager.add_hookspecs(specs)
 
     def load(self, candidates: Sequence[_Candidate]) -> Plugins:

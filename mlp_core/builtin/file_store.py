@@ -14,7 +14,6 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote, urlsplit
 
 from mlp_hookspecs import Backend, hookimpl
 from mlp_hookspecs.handles import ObjectInfo
@@ -50,6 +49,8 @@ def _folder(url: str) -> Path:
     """Return the folder of a URL; OSError where it is on another host."""
     if not url.startswith("file:"):
         return Path(url).expanduser()
+    from urllib.parse import unquote, urlsplit
+
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost"):
         raise OSError(

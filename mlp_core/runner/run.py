@@ -187,12 +187,15 @@ def run_flow(flow: type[Any], session: Session, options: RunOptions, progress: P
         if options.run_id_file is not None:
             _write_run_id(options.run_id_file, "")
         writer = begin_run(checked, session, options, store, frozen)
-        stack.callback(writer.close)
         run = writer.began.run
+        with ExitStack() as begun:
+            begun.callback(writer.close)
+            # They end when the run has, or when its writer has let go of it.
+            stack.enter_context(observers(session, run, store.url))
+            stack.push(begun.pop_all())
         if options.run_id_file is not None:
             _write_run_id(options.run_id_file, run.run_id)
         progress.run_started(run, checked.graph, store.url)
-        stack.enter_context(observers(session, run, store.url))
         writer.write(prepared.records, sync=False)
         for note in prepared.notes:
             writer.write([Note("environment", note, time.time())], sync=False)
@@ -345,6 +348,8 @@ def begin_run(  # noqa: PLR0913 # what a run is made of
     tags = tuple(dict.fromkeys(options.tags))
     origin = options.origin.context.run_id if options.origin is not None else None
 
+    uname = os.uname()
+
     def began(run_id: str) -> RunBegan:
         return RunBegan(
             run=RunContext(
@@ -357,7 +362,7 @@ def begin_run(  # noqa: PLR0913 # what a run is made of
                 trigger=options.trigger,
             ),
             time=time.time(),
-            host=platform.node(),
+            host=uname.nodename,
             pid=os.getpid(),
             graph=checked.graph,
             parameters=frozen.parameters,
@@ -369,7 +374,7 @@ def begin_run(  # noqa: PLR0913 # what a run is made of
             command=options.command,
             metadata={
                 "python": platform.python_version(),
-                "platform": platform.platform(),
+                "platform": f"{uname.sysname} {uname.release} {uname.machine}",
                 "executable": sys.executable,
             },
             has_driver=has_driver,

@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 
-from mlp_core.worker.execute import load
+from mlp_core.worker.execute import prepare
 from mlp_hookspecs import StepRequest, wire
 from mlp_hookspecs.process import MESSAGE_FD, MessageWriter, die_with_parent, guard
 
@@ -33,7 +33,7 @@ def main() -> int:
     show_lines_at_once()
     messages.send({"started": {"host": platform.node(), "pid": os.getpid()}})
     extend_path()
-    outcome = load(request)(request)
+    outcome = prepare(request)(request)
     sys.stdout.flush()
     sys.stderr.flush()
     messages.send({"outcome": wire.encode(outcome)})

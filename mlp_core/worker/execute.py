@@ -44,11 +44,6 @@ class StepInterrupted(BaseException):
 
 
 def prepare(request: StepRequest) -> Callable[[StepRequest], StepOutcome]:
-    """Load all that a request and its like need, and get ready for many of them; as `load`."""
-    return _load(request, for_many=True)
-
-
-def load(request: StepRequest) -> Callable[[StepRequest], StepOutcome]:
     """Load all that a request and its like need: plugins, the flow's class, its graph.
 
     Parameters
@@ -62,21 +57,12 @@ def load(request: StepRequest) -> Callable[[StepRequest], StepOutcome]:
         Takes a request of the same run and environment, returns its outcome. It raises nothing but what ends the
         process: every failure is an outcome.
     """
-    return _load(request, for_many=False)
-
-
-def _load(request: StepRequest, *, for_many: bool) -> Callable[[StepRequest], StepOutcome]:
-    """Load a worker; what goes wrong is the answer to every request."""
     os.environ[IMPORTING] = "1"
     try:
         hooks, settings = build_worker_hooks(request.plugins, request.settings)
-        worker = Worker(hooks, settings, load_code(request.code, _code_folder(request, hooks)))
-        if for_many:
-            rehearse(worker, request)
+        return Worker(hooks, settings, load_code(request.code, _code_folder(request, hooks)))
     except Exception as error:  # noqa: BLE001 # a flow's file can raise anything when it is imported
         return _failing(error)
-    else:
-        return worker.run
     finally:
         del os.environ[IMPORTING]
 
@@ -133,7 +119,11 @@ class Worker:
         object.__setattr__(self, "constants", frozenset(names))
         object.__setattr__(self, "graph", graph)
 
-    def run(self, request: StepRequest) -> StepOutcome:
+    def rehearse(self, request: StepRequest) -> None:
+        """Make later requests like this one cheaper for forks of this process."""
+        rehearse(self, request)
+
+    def __call__(self, request: StepRequest) -> StepOutcome:
         """Carry out a request.
 
         Parameters

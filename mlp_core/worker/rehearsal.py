@@ -44,7 +44,7 @@ def rehearse(worker: Worker, request: StepRequest) -> None:
         secrets=(),
     )
     for _ in range(_ROUNDS):
-        outcome = stand_in.run(wire.loads(StepRequest, wire.dumps(task)))
+        outcome = stand_in(wire.loads(StepRequest, wire.dumps(task)))
         wire.decode(StepOutcome, wire.encode(outcome))
 
 

@@ -268,8 +268,12 @@ class Forking:
         with self._lock:
             if template.key is not None:
                 self._templates.pop(template.key, None)
-            left = [attempt_id for attempt_id, child in self._children.items() if child.template is template]
-        for attempt_id in left:
+            left = {attempt_id: child for attempt_id, child in self._children.items() if child.template is template}
+        for attempt_id, child in left.items():
+            if child.pid is not None:
+                # It died with the template, which can no longer find what it has left.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(child.pid, signal.SIGKILL)
             self._loop.exited(attempt_id, status or 1)
 
     def _give_up(self, attempt_id: str, reason: str) -> None:

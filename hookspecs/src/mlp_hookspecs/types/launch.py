@@ -403,7 +403,8 @@ class WorkerCommand:
     entry : str
         ``module:attribute`` of a callable for processes that are kept warm or forked: it takes a `StepRequest`, loads
         all that such requests need, and returns a callable that takes a request and returns its `StepOutcome`. One
-        such callable serves any number of requests of one run, step environment and set of variables.
+        such callable serves any number of requests of one run, step environment and set of variables. It may have a
+        method ``rehearse``, which takes a request and makes later ones cheaper: worth calling where many will follow.
     """
 
     argv: tuple[str, ...]
