@@ -30,6 +30,12 @@ MADE_BY_PLUGINS = ("AppendFile", "DeployTarget", "Launcher", "ObjectStore")
 Description = dict[str, Any]
 
 
+def _annotation(hint: object) -> str:
+    """Return an annotation as the source has it, whether it was kept as text or evaluated."""
+    text = hint if isinstance(hint, str) else inspect.formatannotation(hint)
+    return re.sub(r"\b(?:typing|collections\.abc|mlp_hookspecs\.[\w.]+)\.(?=\w)", "", text)
+
+
 def describe() -> Description:
     """Return all that a plugin can see of the contract."""
     values = {name: getattr(types, name) for name in types.__all__}
@@ -120,7 +126,7 @@ def _fields(cls: type) -> list[dict[str, Any]]:
     return [
         {
             "name": field.name,
-            "type": field.type if isinstance(field.type, str) else str(field.type),
+            "type": _annotation(field.type),
             "default": None if field.default is attrs.NOTHING else _default(field.default),
             "keyword": field.kw_only,
         }
@@ -138,7 +144,7 @@ def _methods(handle: type) -> dict[str, str]:
     found = {}
     for name, member in vars(handle).items():
         if isinstance(member, property):
-            found[name] = str(inspect.signature(member.fget).return_annotation)
+            found[name] = _annotation(inspect.signature(member.fget).return_annotation)
         elif inspect.isfunction(member) and not name.startswith("_"):
             found[name] = str(inspect.signature(member)).replace("'", "")
     return found

@@ -7,8 +7,6 @@ A line is the CRC-32 of its JSON in eight hex digits, a space, the JSON, and a n
 `n` counts the records of one journal from 0 without a gap. An unfinished line at the end was never acknowledged.
 """
 
-from __future__ import annotations
-
 import json
 import zlib
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ Every event is derived from a record that is committed to a run's journal. It is
 order of `sequence`; `id` tells a repeated delivery from a new event.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import attrs

@@ -146,12 +146,13 @@ def _decoder(cls: type[Any]) -> _Codec:
     return run
 
 
-def _hints(cls: type) -> dict[str, Any]:
-    """Return the class's annotations, resolved in the modules that declared them."""
-    hints: dict[str, Any] = {}
-    for base in reversed(cls.__mro__):
-        if attrs.has(base):
-            hints.update(typing.get_type_hints(base, vars(sys.modules[base.__module__])))
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    """Return the annotations of a class's fields; those that are text are resolved in the module that declared them."""
+    hints = {field.name: field.type for field in attrs.fields(cls)}
+    if any(isinstance(hint, str) for hint in hints.values()):
+        for base in reversed(cls.__mro__):
+            if attrs.has(base):
+                hints.update(typing.get_type_hints(base, vars(sys.modules[base.__module__])))
     return hints
 
 

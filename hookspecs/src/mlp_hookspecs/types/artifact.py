@@ -1,7 +1,5 @@
 """What a stored value is called: references to artifacts and to what is attached to a task."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import attrs

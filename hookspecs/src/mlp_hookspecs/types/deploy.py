@@ -1,7 +1,5 @@
 """What is deployed: an immutable version of a flow, where it runs, and what a target would change."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import attrs

@@ -1,7 +1,5 @@
 """What an execution environment is: a requirement, its exact lock, and the interpreter made from the lock."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

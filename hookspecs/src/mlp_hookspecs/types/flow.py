@@ -1,7 +1,5 @@
 """What a flow is: its steps, their order, its parameters, and the plan from which an orchestrator can run it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Literal
 

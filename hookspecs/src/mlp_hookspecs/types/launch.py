@@ -1,7 +1,5 @@
 """What travels between the driver and a worker: the request for one attempt, and its outcome."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Literal
@@ -55,7 +53,7 @@ class TaskKey:
         return f"{self.step}/{self.task_id}"
 
     @classmethod
-    def parse(cls, step: str, task_id: str, depth: int) -> TaskKey:
+    def parse(cls, step: str, task_id: str, depth: int) -> "TaskKey":
         """Read a task id back.
 
         Parameters

@@ -1,7 +1,5 @@
 """What options decide about a step before it starts: where, in what, with how much, and what follows a failure."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """What a plugin declares about itself: settings, backends, commands, wraps, and the identity it is known by."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from typing import Literal
 
