@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
+
+# A loaded machine is no failure: what takes too long is stopped by the time limit of the whole test.
+hypothesis.settings.register_profile("mlp", deadline=None)
+hypothesis.settings.load_profile("mlp")
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,6 @@ import io
 import json
 import os
 import platform
-import random
 import selectors
 import signal
 import socket
@@ -273,10 +272,11 @@ def _enter_task(fds: Sequence[int]) -> None:
     os.environ["MLP_WORKER_FD"] = str(fds[2])
     # What was registered while the flow was imported is the template's; the task runs what it registers itself.
     atexit._clear()  # noqa: SLF001 # there is no public way
-    random.seed()
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
+    # A generator that nobody has imported yet begins with the system's entropy anyway.
+    for name in ("random", "numpy.random"):
+        module = sys.modules.get(name)
+        if module is not None:
+            module.seed()
 
 
 def _leave_task() -> None:
