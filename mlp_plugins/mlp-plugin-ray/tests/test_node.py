@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from mlp_hookspecs import Failure, StepOutcome, WorkerCommand, wire
 from mlp_plugin_ray import node
@@ -33,11 +33,12 @@ OUTCOME = 'send({"outcome": {"status": "succeeded", "reads": [request]}})'
 class FakeHub:
     """A hub in this process, called as an actor's handle is; it may refuse reports or be dead."""
 
-    def __init__(self, *, refusals: int = 0, is_dead: bool = False) -> None:
+    def __init__(self, *, refusals: int = 0, absences: int = 0, is_dead: bool = False) -> None:
         self.push = self
         self.frames: list[tuple[str, bytes]] = []
         self.reports = 0
         self._refusals = refusals
+        self._absences = absences
         self._is_dead = is_dead
 
     def remote(self, _attempt_id: str, frames: list[tuple[str, bytes]]) -> FakeHub:
@@ -46,6 +47,8 @@ class FakeHub:
         self._answer: Future[bool] = Future()
         if self._is_dead:
             self._answer.set_exception(ActorDiedError())
+        elif self.reports <= self._absences:
+            self._answer.set_exception(ActorUnavailableError("restarting", None))
         elif self.reports <= self._refusals:
             self._answer.set_result(False)
         else:
@@ -110,9 +113,10 @@ def test_log_is_gathered() -> None:
     assert hub.reports < 30
 
 
-def test_full_hub_is_asked_again() -> None:
-    """What a full hub does not take is reported again, so that nothing is missing or out of order."""
-    hub = FakeHub(refusals=3)
+@pytest.mark.parametrize("trouble", [{"refusals": 3}, {"absences": 3}], ids=["full", "restarting"])
+def test_hub_is_asked_again(trouble: dict[str, int]) -> None:
+    """What a hub does not take now is reported again, so that nothing is missing or out of order."""
+    hub = FakeHub(**trouble)
     attempt(hub, "print('a', flush=True)\n" + OUTCOME)
     assert (hub.frames[0][0], hub.text("stdout")) == ("started", b"a\n")
 

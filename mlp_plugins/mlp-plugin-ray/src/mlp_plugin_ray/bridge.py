@@ -58,6 +58,7 @@ class _Attempt:
         self.id = attempt_id
         self.ref = ref
         self.end: End | None = None
+        self.is_started = False
         self.is_cancelled = False
         self.grace_over = asyncio.Event()
 
@@ -169,7 +170,7 @@ class Bridge:
 
     async def _follow(self, attempt: _Attempt) -> None:
         """Wait for an attempt's task, and have its end told after everything that it has reported."""
-        from ray.exceptions import RayError
+        from ray.exceptions import ActorUnavailableError, RayError
 
         try:
             attempt.end = await attempt.ref
@@ -177,10 +178,15 @@ class Bridge:
             failure = failure_of_error(error, is_cancelled=attempt.is_cancelled)
             attempt.end = ("lost", wire.dumps(failure).decode())
         mark: Frame = ("end", b"")
-        try:
-            await self._hub.push.remote(attempt.id, [mark])
-        except RayError:
-            self._end(attempt)
+        while attempt.id in self._attempts:
+            try:
+                await self._hub.push.remote(attempt.id, [mark])
+            except ActorUnavailableError:  # until Ray has started it anew, or `_pull` has noticed
+                await asyncio.sleep(node.TICK_SECONDS)
+            except RayError:
+                self._end(attempt)
+            else:
+                return
 
     async def _pull(self) -> None:
         """Pass on what attempts report."""
@@ -203,14 +209,19 @@ class Bridge:
         """Tell the launcher what an attempt has reported."""
         for kind, content in frames:
             if kind == "started":
-                said = json.loads(content)
-                self.tell("started", [attempt.id, said["host"], said["pid"]])
+                self._start(attempt, json.loads(content))
             elif kind == "heartbeat":
                 self.tell("heartbeat", attempt.id)
             elif kind == "end":
                 self._end(attempt)
             else:
                 self.tell("log", [attempt.id, kind, base64.b64encode(content).decode()])
+
+    def _start(self, attempt: _Attempt, said: Mapping[str, Any]) -> None:
+        """Tell an attempt's start, unless that was done: where the hub has died, a report may be made twice."""
+        if not attempt.is_started:
+            attempt.is_started = True
+            self.tell("started", [attempt.id, said["host"], said["pid"]])
 
     def _end(self, attempt: _Attempt) -> None:
         """Tell an attempt's end, unless that was done."""

@@ -41,6 +41,7 @@ _GATHER_SECONDS = 0.05
 _REPORT_BYTES = 1 << 18
 _OUTBOX_BYTES = 1 << 22
 _HUB_BYTES = 1 << 22
+_HUB_SECONDS = 60.0
 _REAP_SECONDS = 2.0
 
 
@@ -225,8 +226,9 @@ def _report(hub: Any, attempt_id: str, frames: list[Frame], obey: Callable[[], N
 
     Not by `ray.get`: that would lend this task's processors to others.
     """
-    from ray.exceptions import RayError
+    from ray.exceptions import ActorUnavailableError, RayError
 
+    deadline = time.monotonic() + _HUB_SECONDS
     while True:
         future = hub.push.remote(attempt_id, frames).future()
         while not wait([future], timeout=TICK_SECONDS).done:
@@ -234,6 +236,9 @@ def _report(hub: Any, attempt_id: str, frames: list[Frame], obey: Callable[[], N
         try:
             if future.result():
                 return True
+        except ActorUnavailableError:  # it has died, and Ray starts it anew
+            if time.monotonic() > deadline:
+                return False
         except RayError:
             return False
         obey()
