@@ -17,6 +17,7 @@ import attrs
 
 import mlp_hookspecs
 from mlp_hookspecs import events, handles, process, specs, types, warnings
+from mlp_hookspecs.reference import annotation_text
 from mlp_hookspecs.specs import HOOKS
 from mlp_hookspecs.version import CONTRACT_VERSION
 
@@ -28,12 +29,6 @@ MADE_BY_PLUGINS = ("AppendFile", "DeployTarget", "Launcher", "ObjectStore")
 """The handles that plugins implement: what is added to one of them breaks every plugin that has it."""
 
 Description = dict[str, Any]
-
-
-def _annotation(hint: object) -> str:
-    """Return an annotation as the source has it, whether it was kept as text or evaluated."""
-    text = hint if isinstance(hint, str) else inspect.formatannotation(hint)
-    return re.sub(r"\b(?:typing|collections\.abc|mlp_hookspecs\.[\w.]+)\.(?=\w)", "", text)
 
 
 def describe() -> Description:
@@ -126,7 +121,7 @@ def _fields(cls: type) -> list[dict[str, Any]]:
     return [
         {
             "name": field.name,
-            "type": _annotation(field.type),
+            "type": annotation_text(field.type),
             "default": None if field.default is attrs.NOTHING else _default(field.default),
             "keyword": field.kw_only,
         }
@@ -144,7 +139,7 @@ def _methods(handle: type) -> dict[str, str]:
     found = {}
     for name, member in vars(handle).items():
         if isinstance(member, property):
-            found[name] = _annotation(inspect.signature(member.fget).return_annotation)
+            found[name] = annotation_text(inspect.signature(member.fget).return_annotation)
         elif inspect.isfunction(member) and not name.startswith("_"):
             found[name] = str(inspect.signature(member)).replace("'", "")
     return found

@@ -77,6 +77,18 @@ def reference() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def annotation_text(hint: object) -> str:
+    """Return an annotation as the source has it, whether it was kept as text or evaluated.
+
+    Examples
+    --------
+    >>> annotation_text(tuple[int, ...])
+    'tuple[int, ...]'
+    """
+    text = hint if isinstance(hint, str) else inspect.formatannotation(hint)
+    return re.sub(r"\b(?:typing|contextlib|collections\.abc|mlp_hookspecs\.[\w.]+)\.(?=\w)", "", text)
+
+
 def signature(hook: str) -> str:
     """Return a hook's name with its arguments, as a heading has it.
 
@@ -153,7 +165,7 @@ def _member(name: str, value: Any) -> str:
         return ""
     value = getattr(value, "__func__", value)
     if isinstance(value, property) and value.fget is not None:
-        return f"- `{name}: {inspect.signature(value.fget).return_annotation}`: {_line(value)}"
+        return f"- `{name}: {annotation_text(inspect.signature(value.fget).return_annotation)}`: {_line(value)}"
     if inspect.isfunction(value):
         return f"- `{_typed(name, value)}`: {_line(value)}"
     return ""
@@ -161,8 +173,7 @@ def _member(name: str, value: Any) -> str:
 
 def _field(field: attrs.Attribute[Any]) -> str:
     """Return a field as its constructor shows it."""
-    declared: Any = field.type
-    kind = declared if isinstance(declared, str) else getattr(declared, "__name__", str(declared))
+    kind = annotation_text(field.type)
     if field.default is attrs.NOTHING:
         return f"{field.alias}: {kind}"
     default = "{}" if isinstance(field.default, attrs.Factory) else repr(field.default)  # type: ignore[arg-type] # attrs types Factory as a function
@@ -173,7 +184,10 @@ def _typed(name: str, function: Callable[..., Any]) -> str:
     """Return a function's name, arguments and result, with their types, without `self`."""
     found = inspect.signature(function)
     kept = [parameter for parameter in found.parameters.values() if parameter.name not in ("self", "cls")]
-    return name + str(found.replace(parameters=kept)).replace("'", "")
+    none = inspect.Signature.empty
+    plain = [one if one.annotation is none else one.replace(annotation=annotation_text(one.annotation)) for one in kept]
+    result = found.return_annotation if found.return_annotation is none else annotation_text(found.return_annotation)
+    return name + str(found.replace(parameters=plain, return_annotation=result)).replace("'", "")
 
 
 def _code(text: str) -> str:
