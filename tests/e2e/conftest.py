@@ -157,12 +157,12 @@ class Project:
         session = self.session()
         return Ran(session, session.open_store(create=False).run(flow, run_id or self.runs(flow)[0]))
 
-    def start(self, *command: str, mark: str = "", **variables: str) -> subprocess.Popen[str]:
+    def start(self, *command: str, mark: str = "", cwd: str = ".", **variables: str) -> subprocess.Popen[str]:
         """Start a command of Python in the project, with pipes; its processes can be found by the mark."""
         environment = {**os.environ, "MLP_NO_PLUGINS": "1", MARK: mark, **variables}
         return subprocess.Popen(
             [sys.executable, *command],
-            cwd=self.root,
+            cwd=self.root / cwd,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -171,9 +171,11 @@ class Project:
             start_new_session=True,
         )
 
-    def command(self, *command: str, timeout: float = 60, **variables: str) -> subprocess.CompletedProcess[str]:
+    def command(
+        self, *command: str, timeout: float = 60, cwd: str = ".", **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command of Python in the project to its end."""
-        with self.start(*command, **variables) as process:
+        with self.start(*command, cwd=cwd, **variables) as process:
             try:
                 out, err = process.communicate(timeout=timeout)
             finally:

@@ -263,7 +263,8 @@ class Forking:
         self._loop.unwatch(template.control.fileno())
         template.control.close()
         # It may have closed the socket and still be there, as an import that closes all descriptors would have it.
-        kill_tree(template.process.pid)
+        if not _has_ended(template.process):
+            kill_tree(template.process.pid)
         status = template.process.wait()
         with self._lock:
             if template.key is not None:
@@ -358,12 +359,20 @@ def _end_template(template: Template) -> None:
     if template.has_forked:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGTERM)
-        deadline = time.monotonic() + _ENDING_SECONDS
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(_ENDING_POLL_SECONDS)
+        _has_ended(process)
     if process.poll() is None:
         kill_tree(process.pid)
         process.wait()
+
+
+def _has_ended(process: subprocess.Popen[bytes] | ForkedProcess) -> bool:
+    """Tell whether a process ends within the time that this should take."""
+    deadline = time.monotonic() + _ENDING_SECONDS
+    while process.poll() is None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_ENDING_POLL_SECONDS)
+    return True
 
 
 def why_not_fork_here() -> str:

@@ -272,6 +272,8 @@ def _enter_task(fds: Sequence[int]) -> None:
     os.environ["MLP_WORKER_FD"] = str(fds[2])
     # What was registered while the flow was imported is the template's; the task runs what it registers itself.
     atexit._clear()  # noqa: SLF001 # there is no public way
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined] # noqa: SLF001 # as above
+        finalizer.atexit = False
     # A generator that nobody has imported yet begins with the system's entropy anyway.
     for name in ("random", "numpy.random"):
         module = sys.modules.get(name)
@@ -285,6 +287,8 @@ def _leave_task() -> None:
         threading._shutdown()  # type: ignore[attr-defined] # noqa: SLF001 # waits for threads as at exit
     atexit._run_exitfuncs()  # noqa: SLF001 # as above
     weakref.finalize._exitfunc()  # type: ignore[attr-defined] # noqa: SLF001 # removes temporary folders
+    if "logging" in sys.modules:
+        sys.modules["logging"].shutdown()  # it registered itself when it was imported, maybe in the template
     sys.stdout.flush()
     sys.stderr.flush()
 

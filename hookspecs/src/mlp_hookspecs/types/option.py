@@ -68,9 +68,9 @@ class OptionDecorator(Generic[_O]):
     def __call__(self, target: _F, /) -> _F: ...
 
     @overload
-    def __call__(self, /, **fields: Any) -> Callable[[_F], _F]: ...
+    def __call__(self, /, *values: Any, **fields: Any) -> Callable[[_F], _F]: ...
 
-    def __call__(self, target: _F | None = None, /, **fields: Any) -> _F | Callable[[_F], _F]:
+    def __call__(self, /, *values: Any, **fields: Any) -> Any:
         """Record the option on a function or class, or return a decorator that does.
 
         Raises
@@ -78,10 +78,23 @@ class OptionDecorator(Generic[_O]):
         TypeError
             Where a field is unknown or its value is refused; the message names the decorator and its fields.
         """
-        if target is not None and not fields:
-            return record_option(target, self._make({}))
-        option = self._make(fields)
+        if len(values) == 1 and not fields and hasattr(values[0], "__dict__") and callable(values[0]):
+            return record_option(values[0], self._make({}))
+        option = self._make(self._named(values, fields))
         return lambda decorated: record_option(decorated, option)
+
+    def _named(self, values: tuple[Any, ...], fields: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments by name; those without one are the option's first fields."""
+        known = [field.alias for field in attrs.fields(self.option) if field.init]
+        if len(values) > len(known):
+            message = f"@{self.option.name} takes {len(known)} arguments at most, not {len(values)}"
+            raise TypeError(message)
+        named = dict(zip(known, values, strict=False))
+        twice = sorted(named.keys() & fields.keys())
+        if twice:
+            message = f"@{self.option.name} has the argument {twice[0]!r} twice"
+            raise TypeError(message)
+        return {**named, **fields}
 
     def _make(self, fields: dict[str, Any]) -> _O:
         """Build the option, with a message that speaks of the decorator rather than of a constructor."""
