@@ -11,6 +11,7 @@ from mlp_core import names
 from mlp_core.hooks import Hooks, build_hooks
 from mlp_core.settings import Settings
 from mlp_core.store import Store
+from mlp_core.store.faults import opened
 from mlp_core.values import Values
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Session:
 
     @functools.cached_property
     def _objects(self) -> ObjectStore:
-        return self.hooks.open_store(self.store_url)
+        return opened(self.store_url, self.hooks.open_store)
 
     def values(self, store: Store) -> Values:
         """Return what encodes and decodes the store's artifacts."""

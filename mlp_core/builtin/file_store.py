@@ -6,7 +6,6 @@ import atexit
 import errno
 import fcntl
 import os
-import secrets
 import stat
 import struct
 import sys
@@ -52,11 +51,12 @@ def _folder(url: str) -> Path:
     from urllib.parse import unquote, urlsplit
 
     parts = urlsplit(url)
+    path = unquote(parts.path, errors="surrogateescape")
     if parts.netloc not in ("", "localhost"):
-        raise OSError(
-            errno.EINVAL, f"the store's URL names the host {parts.netloc}; a file URL looks like file:///path", url
-        )
-    return Path(unquote(parts.path))
+        raise OSError(errno.EINVAL, f"it names the host {parts.netloc}; a file URL looks like file:///path", url)
+    if not path.startswith("/") or "\0" in path:
+        raise OSError(errno.EINVAL, "it names no path; a file URL looks like file:///path", url)
+    return Path(path)
 
 
 class FileStore:
@@ -228,7 +228,7 @@ class FileStore:
 
     def _write_staged(self, data: bytes, *, sync: bool) -> Path:
         """Write a new unfinished file."""
-        path = self.staging() / secrets.token_hex(8)
+        path = self.staging() / os.urandom(8).hex()
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             _write_all(fd, data, path)
@@ -354,7 +354,7 @@ class _Staging:
         self.owner = os.getpid()
         fd = None
         while fd is None:  # else another process took it for abandoned before it was locked
-            self.path = parent / secrets.token_hex(8)
+            self.path = parent / os.urandom(8).hex()
             self.path.mkdir(mode=0o700)
             fd = _lock_folder(self.path)
         self._handle = _Handle(fd)

@@ -158,6 +158,10 @@ class Flow(ClientObject["Run"]):
         """Return the error of a flow without runs in the namespace."""
         if not self._client.store.run_ids(self.id):
             return self._client.no_flow(self.id)
+        if self._client.namespace is None:
+            return NotFound(
+                f"flow {self.id} has no run that can be read", hint=f"mlp list {self.id} shows which are there"
+            )
         return NotFound(
             f"flow {self.id} has no run in the namespace {self._client.namespace!r}",
             hint="namespace(None) lets all runs be seen",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
+from mlp_core.errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from types import TracebackType
@@ -59,12 +61,18 @@ class Launchers:
         ------
         UnknownBackend
             Where nobody provides one.
-        OSError
+        UsageError
             Where one cannot be reached.
         """
         for name in dict.fromkeys(names):
-            launcher = self._hooks.open_launcher(name, self._settings, self.inbox)
-            self._opened[name] = self._stack.enter_context(launcher)
+            try:
+                launcher = self._hooks.open_launcher(name, self._settings, self.inbox)
+                self._opened[name] = self._stack.enter_context(launcher)
+            except OSError as error:
+                refused = UsageError(f"launcher {name} cannot be used: {error}", hint="choose another by --launcher")
+                for note in getattr(error, "__notes__", ()):
+                    refused.add_note(note)
+                raise refused from error
 
     def capacities(self) -> Mapping[str, int | None]:
         """Return how many attempts each launcher beyond the driver's host takes at once."""

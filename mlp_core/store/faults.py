@@ -7,9 +7,10 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from mlp_core.errors import StoreError, StoreFull, StoreUnavailable
+from mlp_core.names import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from mlp_hookspecs.handles import AppendFile, ObjectInfo, ObjectStore
@@ -73,6 +74,28 @@ def translated(place: str, *, absence_passes: bool = True) -> Iterator[None]:
         if absence_passes and isinstance(error, FileNotFoundError):
             raise
         raise store_error(error, place) from error
+
+
+def opened(url: str, open_objects: Callable[[str], ObjectStore]) -> ObjectStore:
+    """Return the objects of a store; StoreUnavailable where they cannot be reached.
+
+    Parameters
+    ----------
+    url : str
+        The store.
+    open_objects : callable
+        Opens the objects of a URL.
+    """
+    try:
+        return open_objects(url)
+    except OSError as error:
+        unavailable = StoreUnavailable(
+            f"the store {shown(url)} cannot be opened: {error.strerror or error}",
+            hint="choose its place by the setting store",
+        )
+        for note in getattr(error, "__notes__", ()):
+            unavailable.add_note(note)
+        raise unavailable from error
 
 
 class GuardedObjects:

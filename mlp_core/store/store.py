@@ -13,7 +13,6 @@ from mlp_core.errors import NameRefused, NotFound, StoreDamaged, StoreError, Sto
 from mlp_core.store import layout
 from mlp_core.store.blobs import DEFAULT_INLINE_BYTES, Blobs
 from mlp_core.store.faults import GuardedObjects
-from mlp_core.store.index import RunIndex, RunQuery, RunSummary
 from mlp_core.store.journal import JournalWriter, read_journal
 from mlp_core.store.logs import DEFAULT_LIMIT, LogChunk, LogWriter, Stream, encode_frame
 from mlp_core.store.records import Record, RunBegan, RunEnded, encode_line
@@ -343,7 +342,12 @@ def _check_format(content: bytes, url: str) -> None:
         data: Any = json.loads(content)
         version = data["format"]
     except (ValueError, KeyError, TypeError):
-        raise StoreDamaged(f"{layout.FORMAT} in {url} is damaged, so its version is unknown") from None
+        version = None
+    if not isinstance(version, str) and (type(version) is not int or version < 1):
+        raise StoreDamaged(
+            f"{layout.FORMAT} in {url} is damaged, so the store's version is unknown",
+            hint="restore the file from a backup, or choose another place by the setting store",
+        )
     if version != FORMAT_VERSION:
         raise StoreFormatError(
             f"the store at {url} has format {version!r}, and this version of mlp-core knows format {FORMAT_VERSION}",
