@@ -200,7 +200,7 @@ def _import_file(name: str, path: Path, entry: Path) -> ModuleType:
         sys.path.insert(0, str(entry))
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise FlowError("this is no Python file", file=str(path))
+        raise FlowError("this is no Python file", file=str(path), hint="its name has to end in .py")
     if "." in name:
         _import_parents(name)
     module = importlib.util.module_from_spec(spec)

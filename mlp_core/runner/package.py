@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import stat
 import tarfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mlp_core.errors import UsageError
+from mlp_core.errors import SettingError, UsageError
+from mlp_core.names import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -51,15 +55,17 @@ def build_package(root: Path, settings: Mapping[str, object], *, store: str = ""
     ------
     UsageError
         Where it would be larger than ``package.max_mb``; the message names the largest files.
+    SettingError
+        Where a pattern is none.
     """
     limit = _whole(settings["package.max_mb"]) << 20
-    files = sorted(_files(root, _patterns(settings["package.include"]), _patterns(settings["package.exclude"]), store))
+    files = sorted(_files(root, _patterns(settings, "package.include"), _patterns(settings, "package.exclude"), store))
     sizes = {name: (root / name).stat().st_size for name in files}
     if sum(sizes.values()) > limit:
         largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
-        shown = ", ".join(f"{name} ({sizes[name] >> 20} MiB)" for name in largest)
+        listed = ", ".join(f"{name} ({sizes[name] >> 20} MiB)" for name in largest)
         raise UsageError(
-            f"the code package of {root} would be larger than {limit >> 20} MiB; the largest files are {shown}",
+            f"the code package of {root} would be larger than {limit >> 20} MiB; the largest files are {listed}",
             hint="leave files out by .gitignore or the setting package.exclude, or raise package.max_mb",
         )
     buffer = io.BytesIO()
@@ -75,7 +81,7 @@ def build_package(root: Path, settings: Mapping[str, object], *, store: str = ""
 
 def _files(root: Path, include: Sequence[str], exclude: Sequence[str], store: str) -> Iterator[str]:
     """Yield the names of the files to take, relative to the root."""
-    ignored = _spec([*_gitignore(root), *exclude])
+    ignored = _spec([*filter(_is_pattern, _gitignore(root)), *exclude])
     wanted = _spec(include)
     count = 0
     for folder, folders, names in os.walk(root):
@@ -94,7 +100,7 @@ def _files(root: Path, include: Sequence[str], exclude: Sequence[str], store: st
                     f"the project {root} has more than {MAX_FILES} files",
                     hint="put an mlp.toml into the folder that is the project, or exclude folders by .gitignore",
                 )
-            if name.startswith(".env") or (base / name).is_symlink():
+            if name.startswith(".env") or not stat.S_ISREG((base / name).lstat().st_mode):
                 continue
             if (wanted is not None and wanted.match_file(path)) or (
                 Path(name).suffix.lower() in SUFFIXES and not (ignored and ignored.match_file(path))
@@ -128,12 +134,29 @@ def _spec(patterns: Sequence[str]) -> PathSpec[Any] | None:
         return None
     from pathspec import PathSpec
 
-    return PathSpec.from_lines("gitwildmatch", patterns)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of the regular expressions that patterns become
+        return PathSpec.from_lines("gitwildmatch", patterns)
 
 
-def _patterns(value: object) -> list[str]:
-    """Return the texts of a list setting."""
-    return [str(item) for item in value] if isinstance(value, tuple | list) else []
+def _is_pattern(text: str) -> bool:
+    """Tell whether a text is a pattern in the language of .gitignore; git passes over what is none."""
+    try:
+        _spec([text])
+    except (ValueError, re.error):
+        return False
+    return True
+
+
+def _patterns(settings: Mapping[str, object], name: str) -> list[str]:
+    """Return the patterns of a list setting."""
+    value = settings[name]
+    patterns = [str(item) for item in value] if isinstance(value, tuple | list) else []
+    for pattern in patterns:
+        if not _is_pattern(pattern):
+            hint = "write patterns as in .gitignore: data/, *.log"
+            raise SettingError(f"setting {name} contains {shown(pattern)}, which is no pattern", hint=hint)
+    return patterns
 
 
 def _whole(value: object) -> int:
