@@ -9,8 +9,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -44,6 +42,9 @@ def ship_platform(plugins: Sequence[PluginId]) -> Path:
     PluginError
         Where a plugin has compiled modules, which fit one interpreter only.
     """
+    import shutil
+    import tempfile
+
     packages = [*_OWN, *((plugin.distribution, _package_of(plugin)) for plugin in plugins)]
     folders = {package: _folder_of(package) for _, package in packages}
     manifest = [(package, name, size, time) for package, root in folders.items() for name, size, time in _stat(root)]

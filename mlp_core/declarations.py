@@ -29,7 +29,7 @@ _CHOICE: Final = re.compile(rf"(?P<what>(?:{'|'.join(_KINDS)}|option):[^=]+)=(?P
 _T = TypeVar("_T")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Declarations:
     """What the plugins in force declare.
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["ParsedFlow", "parse_flow"]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ParsedFlow:
     """A flow as its source has it.
 

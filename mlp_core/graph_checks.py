@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Draft:
     """A flow's steps and the ways between them, before they are known to be sound.
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Nesting:
     """How the steps of a flow lie inside its splits, foreaches and gangs.
 
@@ -43,7 +43,7 @@ def nest(draft: Draft) -> Nesting:
     return Nesting(around, walk.joins, tuple(walk.errors))
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Frame:
     """An open split, and the branch of it: the step that the branch begins with."""
 
@@ -54,7 +54,7 @@ class _Frame:
 _Frames: TypeAlias = tuple[_Frame, ...]
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Walk:
     """A walk over the steps, each after those that lead to it, but for the ways back in loops.
 

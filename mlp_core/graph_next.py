@@ -40,7 +40,7 @@ _LEAVES = frozenset({ast.Constant, ast.Name, ast.Load, ast.Store, ast.Del, str, 
 """What a walk finds nothing in; lists of nodes hold texts and None here and there."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class NextCall:
     """What ``self.next(...)`` says.
 
@@ -68,7 +68,7 @@ class NextCall:
     cases: tuple[tuple[str, str], ...] = ()
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class StepBody:
     """What the body of a step says.
 
@@ -110,7 +110,7 @@ def read_body(function: Function, step: str, file: str) -> StepBody:
     return _BodyReader(function, step, file, arguments[0].arg).read()
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _BodyReader:
     """Reads one body and collects its mistakes; `me` is the name of the first argument, by custom ``self``."""
 

@@ -25,7 +25,7 @@ STEP_ATTRIBUTE = "__mlp_step__"
 """The attribute that ``@step`` sets on a function: a dictionary with ``start`` and ``end``."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class StepSource:
     """A step as the source has it.
 
@@ -61,7 +61,7 @@ class StepSource:
     assigned: tuple[tuple[str, int], ...] = ()
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class FlowSource:
     """A flow as the source has it.
 
@@ -109,7 +109,7 @@ def read_flow(cls: type) -> FlowSource:
     return _FlowReader(cls).read()
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _File:
     """The functions and classes of one source file."""
 
@@ -120,7 +120,7 @@ class _File:
     """By qualified name."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Binding:
     """A statement of a class's body that binds a name."""
 
@@ -133,7 +133,7 @@ class _Binding:
         return self.function is not None and any(_last_name(d) == "step" for d in self.function.decorator_list)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Body:
     """A class's body in the source: its file and line, and what it binds."""
 
@@ -142,7 +142,7 @@ class _Body:
     bindings: Mapping[str, list[_Binding]]
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _FlowReader:
     """Reads one flow and collects its mistakes; each file is parsed once."""
 

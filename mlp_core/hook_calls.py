@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 _Errors = tuple[type[BaseException], ...]
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Call:
     """One plugin's implementation of one hook, ready to be called.
 

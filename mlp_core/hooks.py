@@ -24,7 +24,6 @@ from mlp_hookspecs import (
     Backend,
     BackendKind,
     Command,
-    Deployment,
     EnvironmentLock,
     Option,
     PluginId,
@@ -39,7 +38,7 @@ from mlp_hookspecs.specs import HOOKS
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from mlp_hookspecs import ArtifactRef, DeployRequest, EnvironmentSpec, LaunchRequest, StepInfo
+    from mlp_hookspecs import ArtifactRef, Deployment, DeployRequest, EnvironmentSpec, LaunchRequest, StepInfo
     from mlp_hookspecs.events import Event
     from mlp_hookspecs.handles import (
         ArtifactSource,
@@ -333,6 +332,8 @@ class Hooks:
 
     def deploy(self, request: DeployRequest, target: DeployTarget) -> Deployment:
         """Deploy a version; ValueError where the target cannot run the flow, OSError where it cannot be reached."""
+        from mlp_hookspecs import Deployment
+
         call = self._owner("mlp_deploy", request.target)
         return call.expect(Deployment, call.run(request, target, passing=(OSError, ValueError)))
 

@@ -1,8 +1,9 @@
 """The process in which observers are told of a run's events: it tails the journal, so that nothing can hold the run up.
 
-`python -P -m mlp_core.observer` reads one JSON object from its standard input: ``settings`` and ``plugins``, and either
-an ``event`` that belongs to no run, or ``store``, ``flow``, ``run_id`` and ``cursor``, a file that remembers across
-restarts what was told.
+`python -P -m mlp_core.observer` reads one JSON object from its standard input: ``settings``, ``plugins``, those that are
+``silenced``, ``path``, folders for ``sys.path``, and ``telling``, a file that names the plugin whose code was entered;
+then either an ``event`` that belongs to no run, or ``store``, ``flow``, ``run_id`` and ``cursor``, a file that remembers
+across restarts what was told.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlp_core.errors import MlpError, StoreError
+from mlp_core.errors import MlpError, PluginError, StoreError
 from mlp_core.hooks import Hooks, build_worker_hooks
 from mlp_core.observation import events_of
 from mlp_core.store import Store, layout
 from mlp_core.store.journal import read_journal
 from mlp_core.store.records import ObserverFailed, RunBegan, RunEnded
 from mlp_hookspecs import PluginId, RunContext, wire
-from mlp_hookspecs.events import Deployed
+from mlp_hookspecs.events import Deployed, Event
 from mlp_hookspecs.process import die_with_parent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _SHORTEST, _LONGEST = 0.02, 0.5
 _MAX_FAILURES = 3
@@ -41,18 +42,50 @@ def main() -> int:
     """
     die_with_parent()
     given: dict[str, Any] = json.load(sys.stdin)
+    sys.path += [folder for folder in given["path"] if folder not in sys.path]
     plugins = [wire.decode(PluginId, data) for data in given["plugins"]]
     hooks, _ = build_worker_hooks(plugins, given["settings"])
+    silenced = {wire.decode(PluginId, data) for data in given["silenced"]}
+    observers = Observers(hooks, Path(given["telling"]), silenced)
     if "event" in given:
-        for _, error in hooks.emit(wire.decode(Deployed, given["event"])):
+        for _, error in observers.tell(wire.decode(Deployed, given["event"])):
             sys.stderr.write(f"warning: {error}\n")
         return 0
     try:
         store = Store.open(hooks.open_store(given["store"]), create=False)
-        Telling(hooks, store, given).run()
+        Telling(observers, store, given).run()
     except (MlpError, OSError) as error:
         sys.stderr.write(f"warning: the observers are told nothing more: {error}\n")
     return 0
+
+
+class Observers:
+    """The observers that are still told of events.
+
+    Parameters
+    ----------
+    hooks : Hooks
+        The plugins.
+    telling : pathlib.Path
+        The file that says whose code was entered, for the time after a death.
+    silenced : set of PluginId
+        Who is told nothing.
+    """
+
+    def __init__(self, hooks: Hooks, telling: Path, silenced: set[PluginId]) -> None:
+        """Take over the plugins."""
+        self._hooks = hooks
+        self._telling = telling
+        self.silenced = silenced
+
+    def tell(self, event: Event) -> Iterator[tuple[PluginId, PluginError]]:
+        """Tell one event to one after the other, and yield who failed, and how."""
+        for plugin in self._hooks.observers():
+            if plugin not in self.silenced:
+                self._telling.write_text(json.dumps({"plugin": wire.encode(plugin), "event": event.id}))
+                others = {other for other in self._hooks.observers() if other != plugin}
+                yield from self._hooks.emit(event, silenced=others)
+                self._telling.unlink(missing_ok=True)
 
 
 class Telling:
@@ -60,23 +93,22 @@ class Telling:
 
     Parameters
     ----------
-    hooks : Hooks
-        The observers.
+    observers : Observers
+        Who is told.
     store : Store
         Where the journal is, and where failures are recorded.
     given : mapping of str to object
         The process's input.
     """
 
-    def __init__(self, hooks: Hooks, store: Store, given: Mapping[str, Any]) -> None:
+    def __init__(self, observers: Observers, store: Store, given: Mapping[str, Any]) -> None:
         """Begin where the cursor stands."""
-        self._hooks = hooks
+        self._observers = observers
         self._store = store
         self._flow, self._run_id = given["flow"], given["run_id"]
         self._cursor = Path(given["cursor"])
         self._told = int(self._cursor.read_text()) if self._cursor.exists() else -1
         self._failures: dict[PluginId, int] = {}
-        self._silenced: set[PluginId] = set()
         self._run: RunContext | None = None
 
     def run(self) -> None:
@@ -94,22 +126,21 @@ class Telling:
                 if self._run is not None and number > self._told:
                     for event in events_of(number, record, self._run):
                         self._tell(event)
-            if read.records:
-                self._remember(read.records[-1][0])
-                if isinstance(read.records[-1][1], RunEnded):
+                    self._remember(number)
+                if isinstance(record, RunEnded):
                     return
-            elif not is_alive:
+            if not read.records and not is_alive:
                 return
             pause = _SHORTEST if read.records else min(2 * pause, _LONGEST)
             time.sleep(pause)
 
-    def _tell(self, event: Any) -> None:
+    def _tell(self, event: Event) -> None:
         """Tell one event, and record who failed."""
-        for plugin, error in self._hooks.emit(event, silenced=self._silenced):
+        for plugin, error in self._observers.tell(event):
             count = self._failures[plugin] = self._failures.get(plugin, 0) + 1
             message = str(error)
             if count >= _MAX_FAILURES:
-                self._silenced.add(plugin)
+                self._observers.silenced.add(plugin)
                 message += f"; it has failed {count} times and is told nothing more of this run"
             failed = ObserverFailed(plugin, event.id, message, time.time())
             try:
@@ -119,8 +150,8 @@ class Telling:
 
     def _remember(self, number: int) -> None:
         """Move the cursor; an event told twice is better than one never told."""
-        self._told = max(self._told, number)
-        self._cursor.write_text(str(self._told))
+        self._told = number
+        self._cursor.write_text(str(number))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ _SINGLE: Final = ("launcher", "environment", "grace_seconds", "retry", "catch", 
 _KEYED: Final = ("launcher_options", "variables", "formats")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Opinion:
     """What one plugin plans.
 

@@ -40,7 +40,7 @@ _Reader = Callable[[str], str | None]
 _AT_START: Final = frozenset({IMPORT, "mlp_settings", "mlp_backends", "mlp_options"})
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class PluginRecord:
     """What became of one plugin.
 
@@ -84,7 +84,7 @@ class PluginRecord:
         return self.status in ("builtin", "loaded")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Plugins:
     """The result of loading.
 
@@ -103,7 +103,7 @@ class Plugins:
     trail: Trail
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Candidate:
     """A plugin that is installed, before anything of it was imported."""
 
@@ -140,7 +140,7 @@ def how_to_disable(name: str) -> str:
     return f'leave it out by the setting plugins.deny = ["{name}"], or by {variable_name("plugins.deny")}={name}'
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class LoadingRules:
     """Which plugins may be loaded, and what follows a failure.
 

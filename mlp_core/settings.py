@@ -61,7 +61,7 @@ _EXPECTED: Final[Mapping[str, str]] = {
 }
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Sources:
     """What settings are read from, before anybody knows which there are.
 
@@ -323,7 +323,7 @@ def restore_settings(declared: Sequence[Setting], given: Mapping[str, Any], envi
     )
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Given:
     """What does not come from the project."""
 

@@ -18,7 +18,7 @@ OVERTAKINGS = 32
 """How many younger attempts may start before one that waits for room on the driver's host."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Demand:
     """What a ready attempt asks for.
 
@@ -40,7 +40,7 @@ class Demand:
     resources: Resources
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Machine:
     """What the driver's host has to give.
 

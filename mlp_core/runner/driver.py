@@ -39,7 +39,7 @@ _FLUSH_SECONDS = 1.0
 _TAIL_BYTES = 2000
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class TaskFailure:
     """A task that failed for good.
 
@@ -61,7 +61,7 @@ class TaskFailure:
     log_tail: str = ""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Ending:
     """How a run ended.
 
@@ -80,7 +80,7 @@ class Ending:
     failures: tuple[TaskFailure, ...] = ()
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Attempt:
     """An attempt that waits or runs."""
 
@@ -91,7 +91,7 @@ class _Attempt:
     tail: deque[bytes] = attrs.field(factory=lambda: deque(maxlen=8))
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Done:
     """A finished task, as far as others read from it."""
 

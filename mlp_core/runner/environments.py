@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _MACHINES = {"x86_64": "64", "amd64": "64", "aarch64": "aarch64", "arm64": "arm64"}
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class PreparedSteps:
     """Every step with its launcher and environment.
 

@@ -11,7 +11,7 @@ import attrs
 from mlp_hookspecs import Failure, StepOutcome
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Started:
     """A worker has begun."""
 
@@ -20,7 +20,7 @@ class Started:
     pid: int
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Logged:
     """An attempt printed something."""
 
@@ -30,7 +30,7 @@ class Logged:
     time: float
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Ended:
     """An attempt ended, with its worker's outcome or without."""
 
@@ -38,7 +38,7 @@ class Ended:
     result: StepOutcome | Failure
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Signalled:
     """The process was asked to end."""
 

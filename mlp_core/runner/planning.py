@@ -46,7 +46,7 @@ class FlowErrors(UsageError):  # noqa: N818 # there are several
         return "\n".join(str(error) for error in self.errors)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class CheckedFlow:
     """A flow without mistakes, planned.
 

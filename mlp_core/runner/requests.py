@@ -41,7 +41,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 UNSET = ("PYTHONDONTWRITEBYTECODE",)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class StepSetup:
     """What all tasks of a step have in common.
 
@@ -72,7 +72,7 @@ class StepSetup:
         return retry.times if retry else 0
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class RunSetup:
     """What all tasks of a run have in common.
 

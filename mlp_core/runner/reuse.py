@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mlp_hookspecs import StepOutcome
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class Reuse:
     """Decides for each ready task whether its result is there already.
 

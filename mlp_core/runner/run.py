@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from mlp_core.values import Values
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class RunOptions:
     """What a run is asked to be.
 
@@ -113,7 +113,7 @@ class RunOptions:
         return {name: value for name, value in given.items() if value is not None}
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class RunResult:
     """How a run ended.
 
@@ -237,7 +237,7 @@ def _write_run_id(path: Path, run_id: str) -> None:
         ) from error
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Frozen:
     """What does not change any more once a run begins.
 

@@ -1,7 +1,6 @@
 """The store: what runs leave behind, and how it is read, whatever was killed in between."""
 
 from mlp_core.store.blobs import Blobs, BlobSource
-from mlp_core.store.index import RunQuery, RunSummary
 from mlp_core.store.logs import LogChunk, LogReader, read_logs
 from mlp_core.store.records import (
     AttemptFinished,
@@ -34,10 +33,8 @@ __all__ = [
     "Record",
     "RunBegan",
     "RunEnded",
-    "RunQuery",
     "RunReader",
     "RunState",
-    "RunSummary",
     "RunWriter",
     "Store",
     "TagsChanged",

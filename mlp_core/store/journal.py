@@ -25,7 +25,7 @@ _UNFINISHED: Final = b" ~ unfinished"
 """What is put behind an unfinished line, so that it can never pass for a record."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class JournalRead:
     """What a journal said from some offset on.
 

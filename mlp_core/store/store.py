@@ -22,6 +22,7 @@ from mlp_core.store.state import RunState
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from mlp_core.store.index import RunQuery, RunSummary
     from mlp_hookspecs.handles import ObjectStore
 
 FORMAT_VERSION: Final = 1
@@ -141,6 +142,8 @@ class Store:
         query : RunQuery or None
             Which of them; its own flow counts only where none is given.
         """
+        from mlp_core.store.index import RunIndex, RunQuery
+
         asked = query or RunQuery()
         if flow is not None:
             asked = attrs.evolve(asked, flow=names.identifier(flow, "flow"))

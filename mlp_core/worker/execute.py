@@ -24,6 +24,7 @@ from mlp_core.hooks import Hooks, build_worker_hooks
 from mlp_core.loading import IMPORTING, class_constants, load_code
 from mlp_core.parameters import parameters_of
 from mlp_core.store import Store
+from mlp_core.store.faults import opened
 from mlp_core.unpack import code_folder
 from mlp_core.values import Values
 from mlp_core.worker.failures import describe_exception, one_line, user_traceback
@@ -71,7 +72,7 @@ def _code_folder(request: StepRequest, hooks: Hooks) -> Path | None:
     """Return where the code package is unpacked, on hosts that do not have the project's folder; else None."""
     if request.code.package is None:
         return None
-    store = Store.open(hooks.open_store(request.store), create=False)
+    store = Store.open(opened(request.store, hooks.open_store), create=False)
     return code_folder(request.code, Values(hooks, store.blobs()))
 
 
@@ -89,7 +90,7 @@ def _failing(error: Exception) -> Callable[[StepRequest], StepOutcome]:
     return run
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Worker:
     """A prepared worker.
 
@@ -158,7 +159,7 @@ class Worker:
 
     def _attempt(self, request: StepRequest) -> StepOutcome:
         """Carry out a request, without the measurements."""
-        objects = self.hooks.open_store(request.store)
+        objects = opened(request.store, self.hooks.open_store)
         try:
             store = Store.open(objects, create=False)
             values = Values(self.hooks, store.blobs(inline_bytes=self.settings["run.inline_bytes"]))

@@ -10,7 +10,6 @@ import time
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from mlp_core.builtin.local.forking import Forking
-from mlp_core.builtin.local.inline import Inline
 from mlp_hookspecs import Failure, wire
 from mlp_hookspecs.process import WorkerLoop, kill_tree, send_request, start_worker
 
@@ -67,6 +66,8 @@ class LocalLauncher:
         self._may_fork_here = bool(settings["local.fork_driver"])
         self._isolation: Isolation
         if isolation == "inline":
+            from mlp_core.builtin.local.inline import Inline
+
             self._isolation = Inline(sink)
         elif isolation == "spawn":
             self._isolation = Spawning(sink)
