@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import json
 import types
 import typing
@@ -14,7 +13,7 @@ import attrs
 from mlp_core.errors import FlowError, MlpError, OptionError, UsageError
 from mlp_core.graph import parse_flow
 from mlp_core.loading import reserved_names
-from mlp_core.names import identifier, shown
+from mlp_core.names import closest, identifier, shown
 from mlp_hookspecs import FlowGraph, Option, PlannedStep, StepInfo, StepNode
 from mlp_hookspecs.types import OPTIONS_ATTRIBUTE
 
@@ -150,8 +149,8 @@ def parse_option(text: str, hooks: Hooks) -> Option:
         field, equals, value = piece.partition("=")
         field = field.strip()
         if not equals or field not in fields:
-            close = difflib.get_close_matches(field, fields, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(fields) or 'no arguments'}"
+            close = closest(field, fields)
+            hint = f"did you mean {close!r}?" if close else f"it takes {', '.join(fields) or 'no arguments'}"
             raise OptionError(f"--with {shown(text)}: {name} has no argument {shown(field)}", hint=hint)
         given[field] = _literal(value.strip(), hints[fields[field].name])
     try:

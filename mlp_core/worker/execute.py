@@ -6,10 +6,8 @@ import contextlib
 import os
 import platform
 import resource
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -210,7 +208,7 @@ class Worker:
             wraps = [] if self.is_rehearsal else self.hooks.wraps(handle)
         except Exception as error:  # noqa: BLE001 # whatever a plugin raises is this attempt's failure
             return _plugin_failure(error)
-        return _run_wrapped(wraps, lambda: _run_user_code(step, arguments, state.values))
+        return _run_wrapped(wraps, lambda: step(*arguments), state.values)
 
     def _succeed(self, request: StepRequest, state: TaskState, handle: Handle) -> StepOutcome:
         """Store the artifacts of a step that came to its end."""
@@ -300,31 +298,39 @@ class Handle:
         self.facts[name] = value
 
 
-def _run_user_code(step: Callable[..., None], arguments: tuple[Any, ...], values: Values) -> Failure | None:
-    """Call the step; return why it failed, if it did, having printed the user's traceback to the task's log."""
-    try:
-        with _interruptible():
-            step(*arguments)
-    except (StepInterrupted, KeyboardInterrupt):
-        return Failure("cancelled", "the step was asked to end")
-    except BaseException as error:  # noqa: BLE001 # SystemExit is a failed attempt too
-        text = user_traceback(error)
-        sys.stderr.write(text)
-        return describe_exception(error, text, values)
-    return None
+def _run_wrapped(wraps: Sequence[Wrap], body: Callable[[], None], values: Values) -> Failure | None:
+    """Run the user's code inside the wraps, which see what it raises; return why the attempt failed, if it did.
 
-
-def _run_wrapped(wraps: Sequence[Wrap], body: Callable[[], Failure | None]) -> Failure | None:
-    """Run the body inside the wraps; what a wrap raises is blamed on it, unless the body had failed before."""
+    The user's traceback is printed to the task's log. What a wrap raises is blamed on it, unless the body had failed
+    before.
+    """
     failure: Failure | None = None
     try:
         with contextlib.ExitStack() as stack:
             for wrap in wraps:
                 stack.enter_context(wrap.context)
-            failure = body()
-    except Exception as error:  # noqa: BLE001 # whatever a plugin raises is this attempt's failure
-        return failure or _plugin_failure(error)
-    return failure
+            try:
+                with _interruptible():
+                    body()
+            except BaseException as error:
+                failure = _user_failure(error, values)
+                raise
+    except BaseException as error:
+        if failure is not None:  # SystemExit is a failed attempt too
+            return failure
+        if isinstance(error, Exception):
+            return _plugin_failure(error)
+        raise
+    return None
+
+
+def _user_failure(error: BaseException, values: Values) -> Failure:
+    """Return the failure that an exception of the step is."""
+    if isinstance(error, StepInterrupted | KeyboardInterrupt):
+        return Failure("cancelled", "the step was asked to end")
+    text = user_traceback(error)
+    sys.stderr.write(text)
+    return describe_exception(error, text, values)
 
 
 def _plugin_failure(error: Exception) -> Failure:
@@ -361,6 +367,8 @@ def _task_facts(request: StepRequest, state: TaskState, graph: FlowGraph) -> Ite
 
     def tempdir() -> str:
         if not folder:
+            import tempfile
+
             folder.append(tempfile.mkdtemp(prefix="mlp-task-"))
         return folder[0]
 
@@ -391,4 +399,6 @@ def _task_facts(request: StepRequest, state: TaskState, graph: FlowGraph) -> Ite
             yield live
     finally:
         if folder:
+            import shutil
+
             shutil.rmtree(folder[0], ignore_errors=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from mlp_core.errors import MlpError
+from mlp_core.names import closest
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -46,8 +46,8 @@ class Input:
             raise AttributeError(name)
         ref = self._task.artifacts.get(name)
         if ref is None:
-            close = difflib.get_close_matches(name, self._task.artifacts, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(sorted(self._task.artifacts))}"
+            close = closest(name, self._task.artifacts)
+            hint = f"; did you mean {close!r}?" if close else f"; it has {', '.join(sorted(self._task.artifacts))}"
             raise AttributeError(f"branch {self._task.key.path} has no artifact {name!r}{hint}")
         value = self._values.get(ref)
         self.__dict__[name] = value

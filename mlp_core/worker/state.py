@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, MappingView
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from mlp_core.artifacts import indexable, is_immutable
 from mlp_core.errors import ArtifactError
+from mlp_core.names import closest
 from mlp_core.worker.inputs import Inputs, item_of, merge_refs
 from mlp_hookspecs import ArtifactRef, ForeachFrame, StepRequest, Transition
 
@@ -92,9 +92,9 @@ class TaskState:
         text = f"step {step!r} has no artifact {name!r}"
         if self.request.node.is_join:
             text += "; a join sees its branches through inputs, or after self.merge_artifacts(inputs)"
-        close = difflib.get_close_matches(name, known, n=1)
+        close = closest(name, known)
         if close:
-            return f"{text}; did you mean {close[0]!r}?"
+            return f"{text}; did you mean {close!r}?"
         return f"{text}; it has {', '.join(known)}" if known else text
 
     def assigned(self) -> list[str]:
