@@ -1,9 +1,9 @@
 """The process in which observers are told of a run's events: it tails the journal, so that nothing can hold the run up.
 
-`python -P -m mlp_core.observer` reads one JSON object from its standard input: ``settings``, ``plugins``, those that are
-``silenced``, ``path``, folders for ``sys.path``, and ``telling``, a file that names the plugin whose code was entered;
-then either an ``event`` that belongs to no run, or ``store``, ``flow``, ``run_id`` and ``cursor``, a file that remembers
-across restarts what was told.
+`python -P -m mlp_core.observer` reads one JSON object from its standard input: ``settings``, ``plugins``, those of them
+that are ``silenced``, folders for ``sys.path`` as ``path``, and ``telling``, a file that names the plugin whose code is
+entered; then either an ``event`` that belongs to no run, or ``store``, ``flow``, ``run_id`` and ``cursor``, a file that
+remembers across restarts what was told.
 """
 
 from __future__ import annotations

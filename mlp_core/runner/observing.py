@@ -189,7 +189,7 @@ class _Keeper:
                 sys.stderr.write(f"warning: the observers are told nothing more: {reason}\n")
                 return False
         elif count >= _MAX_DEATHS:
-            self._silence(plugin, event, f"{reason}, for the {count}rd time")
+            self._silence(plugin, event, f"{reason}, {count} times")
         else:
             self._report(plugin, event, f"plugin {plugin} ended the observers' process: {reason}")
         self._telling.unlink(missing_ok=True)

@@ -39,7 +39,7 @@ def user_traceback(error: BaseException) -> str:
 def describe_exception(error: BaseException, text: str, values: Values) -> Failure:
     """Return the failure that a user's exception is, with the exception itself where it can be stored."""
     try:
-        stored = values.put("exception", error.with_traceback(None))
+        stored = values.put("exception", error)
     except MlpError:
         stored = None
     return Failure("exception", one_line(error), type=type_name(error), traceback=text, exception=stored)
