@@ -49,6 +49,7 @@ def main() -> int:
     """
     control = socket.socket(fileno=int(os.environ.pop(CONTROL_FD)))
     control.set_inheritable(False)  # the standard library's signature
+    _settle()
     return run(control, os.environ.pop(ENTRY))
 
 
@@ -68,6 +69,7 @@ def become(control: socket.socket) -> NoReturn:
         os.close(devnull)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _settle()
         setup = _receive(control)
         if setup is not None:
             given = json.loads(setup[1])
@@ -80,6 +82,13 @@ def become(control: socket.socket) -> NoReturn:
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status)
+
+
+def _settle() -> None:
+    """End with the launcher, know all descendants, and tell of crashes."""
+    die_with_parent(signal.SIGTERM)
+    adopt_orphans()
+    faulthandler.enable()
 
 
 def run(control: socket.socket, entry: str, *, takes_output: bool = False) -> int:
@@ -100,9 +109,6 @@ def run(control: socket.socket, entry: str, *, takes_output: bool = False) -> in
     int
         The exit status.
     """
-    die_with_parent(signal.SIGTERM)
-    adopt_orphans()
-    faulthandler.enable()
     first = _receive(control)
     if first is None:
         return 0
@@ -125,7 +131,7 @@ def run(control: socket.socket, entry: str, *, takes_output: bool = False) -> in
     os.dup2(devnull, 1)
     os.dup2(devnull, 2)
     os.close(devnull)
-    gc.collect()
+    # What exists now is not looked at again by any collection: a fork would pay for every page that one touches.
     gc.freeze()
     Server(control, prepared).serve(first)
     return 0
