@@ -144,8 +144,8 @@ def load_code(code: CodeRef, root: Path | None = None) -> type[Any]:
         value: type[Any] = cloudpickle.loads(code.pickled)
         return value
     path = (root or Path(code.root)) / code.file
-    depth = code.module.count(".") if path.stem == code.module.rpartition(".")[2] else 0
-    module = _import_file(code.module, path, path.parents[depth])
+    depth = code.module.count(".") + (path.name == "__init__.py" and not code.module.endswith("__init__"))
+    module = _import_file(code.module, path, path.parents[min(depth, len(path.parents) - 1)])
     found: Any = module
     for part in code.qualname.split("."):
         if not hasattr(found, part):
@@ -166,21 +166,36 @@ def module_of(path: Path) -> tuple[str, Path]:
     Returns
     -------
     name : str
-        Dotted for a file inside a package; otherwise the file's own name, made an identifier that hides no module of
-        the standard library.
+        Dotted for a file inside a package; otherwise the file's own name, made an identifier that hides no
+        installed module.
     entry : pathlib.Path
         The folder.
     """
     path = path.resolve()
     stem = re.sub(r"\W", "_", path.stem)
-    if not stem.isidentifier() or keyword.iskeyword(stem) or stem in sys.stdlib_module_names:
-        stem = f"flow_{stem}"
     parts = [stem]
     folder = path.parent
     while (folder / "__init__.py").is_file() and folder.name.isidentifier():
         parts.insert(0, folder.name)
         folder = folder.parent
+    if not stem.isidentifier() or keyword.iskeyword(stem) or (len(parts) == 1 and _is_taken(stem)):
+        parts[-1] = f"flow_{stem}"
     return ".".join(parts), folder
+
+
+def _is_taken(name: str) -> bool:
+    """Tell whether a name means a module of the standard library, the platform or an installed distribution.
+
+    A loaded file of the user's does not count: names may not depend on what a process has loaded before.
+    """
+    if name in sys.stdlib_module_names or name in ("__main__", "mlp_core", "mlp_hookspecs"):
+        return True
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # ValueError: a loaded module of unknown origin
+        return False
+    places = (spec.origin, *(spec.submodule_search_locations or ())) if spec is not None else ()
+    return any("site-packages" in place or "dist-packages" in place for place in places if place)
 
 
 def _is_file(path: Path) -> bool:

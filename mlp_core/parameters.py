@@ -13,10 +13,11 @@ import attrs
 from mlp_core.errors import NameRefused, ParameterError
 from mlp_core.names import closest, identifier
 from mlp_core.parameter_types import JSONType, ValueType, inferred_type, shown, to_text, value_type
-from mlp_hookspecs.types.flow import ParameterInfo
 
 if TYPE_CHECKING:
     from typing import Self
+
+    from mlp_hookspecs import ParameterInfo
 
 __all__ = [
     "RESERVED_NAMES",
@@ -280,6 +281,8 @@ def resolve(  # noqa: PLR0913 # options, all but two by keyword
 
 def info(parameter: Parameter) -> ParameterInfo:
     """Return a parameter as deploy targets and user interfaces see it; ParameterError where it is badly declared."""
+    from mlp_hookspecs import ParameterInfo
+
     kind = _kind(parameter)
     has_default = parameter.default is not None
     default = None

@@ -24,7 +24,7 @@ from mlp_core.parameters import (
     problems,
     resolve,
 )
-from mlp_hookspecs.types.flow import ParameterInfo
+from mlp_hookspecs import ParameterInfo
 
 
 class Color(enum.Enum):

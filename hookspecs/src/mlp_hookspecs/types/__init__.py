@@ -11,24 +11,22 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from mlp_hookspecs.types.artifact import ArtifactPart, ArtifactRef, Attachment
     from mlp_hookspecs.types.base import Json, frozen_map
-    from mlp_hookspecs.types.deploy import DeployDiff, Deployment, DeployRequest
+    from mlp_hookspecs.types.deploy import (
+        DeployDiff,
+        Deployment,
+        DeployRequest,
+        FlowPlan,
+        ParameterInfo,
+        Schedule,
+        Trigger,
+    )
     from mlp_hookspecs.types.environment import (
         PLATFORM_FLOORS,
         EnvironmentLock,
         EnvironmentSpec,
         ProvisionedEnvironment,
     )
-    from mlp_hookspecs.types.flow import (
-        FlowGraph,
-        FlowPlan,
-        ParameterInfo,
-        PlannedStep,
-        Schedule,
-        StepInfo,
-        StepKind,
-        StepNode,
-        Trigger,
-    )
+    from mlp_hookspecs.types.flow import FlowGraph, PlannedStep, StepInfo, StepKind, StepNode
     from mlp_hookspecs.types.launch import (
         CodeRef,
         Failure,
@@ -63,7 +61,7 @@ HOMES: Final = {
     "Failure": "mlp_hookspecs.types.launch",
     "FailureKind": "mlp_hookspecs.types.plan",
     "FlowGraph": "mlp_hookspecs.types.flow",
-    "FlowPlan": "mlp_hookspecs.types.flow",
+    "FlowPlan": "mlp_hookspecs.types.deploy",
     "ForeachFrame": "mlp_hookspecs.types.launch",
     "Json": "mlp_hookspecs.types.base",
     "LaunchRequest": "mlp_hookspecs.types.launch",
@@ -71,14 +69,14 @@ HOMES: Final = {
     "PLATFORM_FLOORS": "mlp_hookspecs.types.environment",
     "Option": "mlp_hookspecs.types.option",
     "OptionDecorator": "mlp_hookspecs.types.option",
-    "ParameterInfo": "mlp_hookspecs.types.flow",
+    "ParameterInfo": "mlp_hookspecs.types.deploy",
     "PlannedStep": "mlp_hookspecs.types.flow",
     "PluginId": "mlp_hookspecs.types.plugin",
     "ProvisionedEnvironment": "mlp_hookspecs.types.environment",
     "Resources": "mlp_hookspecs.types.plan",
     "RetryPolicy": "mlp_hookspecs.types.plan",
     "RunContext": "mlp_hookspecs.types.launch",
-    "Schedule": "mlp_hookspecs.types.flow",
+    "Schedule": "mlp_hookspecs.types.deploy",
     "Setting": "mlp_hookspecs.types.plugin",
     "SettingType": "mlp_hookspecs.types.plugin",
     "StepInfo": "mlp_hookspecs.types.flow",
@@ -90,7 +88,7 @@ HOMES: Final = {
     "TaskInput": "mlp_hookspecs.types.launch",
     "TaskKey": "mlp_hookspecs.types.launch",
     "Transition": "mlp_hookspecs.types.launch",
-    "Trigger": "mlp_hookspecs.types.flow",
+    "Trigger": "mlp_hookspecs.types.deploy",
     "WorkerCommand": "mlp_hookspecs.types.launch",
     "Wrap": "mlp_hookspecs.types.plugin",
     "decorator": "mlp_hookspecs.types.option",

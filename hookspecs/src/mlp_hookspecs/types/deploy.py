@@ -1,13 +1,117 @@
-"""What is deployed: an immutable version of a flow, where it runs, and what a target would change."""
+"""What is deployed: a flow as an orchestrator can run it, an immutable version of it, and where it runs."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import attrs
 
 from mlp_hookspecs.types.base import Json, frozen_map
-from mlp_hookspecs.types.flow import FlowPlan
+from mlp_hookspecs.types.flow import FlowGraph, PlannedStep
 from mlp_hookspecs.types.launch import CodeRef
 from mlp_hookspecs.types.plugin import PluginId
+
+
+@attrs.frozen
+class ParameterInfo:
+    """A flow's parameter as deploy targets and user interfaces see it.
+
+    Attributes
+    ----------
+    name : str
+        The name on the command line, with hyphens or underscores as declared.
+    type : str
+        Readable name of the type, such as ``int`` or ``list[int]``.
+    required : bool
+        Whether a run must give a value.
+    default : str or None
+        The default as the text that the command line would take; None where there is none.
+    help : str
+        One line for people.
+    choices : tuple of str
+        The allowed values as text; empty where any value of the type will do.
+    """
+
+    name: str
+    type: str
+    required: bool = False
+    default: str | None = None
+    help: str = ""
+    choices: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class Schedule:
+    """When a deployed flow runs by itself.
+
+    Attributes
+    ----------
+    cron : str
+        Five fields, as crontab(5) has them.
+    timezone : str
+        An IANA time zone name.
+    """
+
+    cron: str
+    timezone: str = "UTC"
+
+
+@attrs.frozen
+class Trigger:
+    """An event that starts a deployed flow.
+
+    Attributes
+    ----------
+    kind : {"event", "flow"}
+        A published event, or another flow's successful end.
+    name : str
+        The event's or the flow's name.
+    parameters : mapping of str to str
+        Which field of the event's payload fills which parameter.
+    """
+
+    kind: Literal["event", "flow"]
+    name: str
+    parameters: Mapping[str, str] = attrs.field(factory=dict, converter=frozen_map)
+
+
+@attrs.frozen
+class FlowPlan:
+    """All that an orchestrator needs to run a flow step by step, with no driver of ours.
+
+    Attributes
+    ----------
+    graph : FlowGraph
+        The steps and their order.
+    steps : tuple of PlannedStep
+        One per step of the graph, in its order.
+    parameters : tuple of ParameterInfo
+        What a run may or must be given.
+    schedule : Schedule or None
+        When the flow runs by itself.
+    triggers : tuple of Trigger
+        What else starts it.
+    project : mapping of str to str
+        ``name``, ``branch`` and ``production`` where the flow declares a project.
+    begin : tuple of str
+        The command that creates the run; ``{run_id}`` stands for the run's id and ``{parameters}`` for a JSON
+        object of parameter values. Its standard output is one JSON object with ``run_id``.
+    step : tuple of str
+        The command that runs one task; ``{run_id}``, ``{step}``, ``{task_id}`` and ``{attempt}`` stand for its
+        identity. Its standard output is one JSON object: ``status`` and ``next``, a list of objects with
+        ``step`` and ``task_id`` — the tasks that are ready once every earlier one has finished.
+    finish : tuple of str
+        The command that ends the run; ``{run_id}`` stands for its id and ``{status}`` for ``succeeded`` or ``failed``.
+    """
+
+    graph: FlowGraph
+    steps: tuple[PlannedStep, ...]
+    parameters: tuple[ParameterInfo, ...] = ()
+    schedule: Schedule | None = None
+    triggers: tuple[Trigger, ...] = ()
+    project: Mapping[str, str] = attrs.field(factory=dict, converter=frozen_map)
+    begin: tuple[str, ...] = ()
+    step: tuple[str, ...] = ()
+    finish: tuple[str, ...] = ()
 
 
 @attrs.frozen
