@@ -94,6 +94,10 @@ class Current:
         """Tell whether there is such a fact."""
         return self._facts is not None and name in self._facts
 
+    def __reduce__(self) -> str:
+        """Pickle as the one of the process that loads it, since a notebook's flow travels with all that it names."""
+        return "current"
+
     def get(self, name: str, default: Any = None) -> Any:
         """Return a fact, or the default where there is none."""
         return getattr(self, name) if name in self else default

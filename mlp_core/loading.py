@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import keyword
+import linecache
 import re
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from mlp_core.parameters import parameters_of
 from mlp_hookspecs import CodeRef
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import ModuleType
 
 MARK = "__mlp_flow__"
@@ -111,7 +112,8 @@ def code_ref(flow: type[Any], root: Path) -> CodeRef:
     if file is None or "<locals>" in flow.__qualname__ or not Path(file).is_file():
         import cloudpickle
 
-        return CodeRef(flow.__module__, flow.__qualname__, root=str(root), pickled=cloudpickle.dumps(flow))
+        pickled = cloudpickle.dumps((flow, list(vars(flow)), _cell_sources(flow)))
+        return CodeRef(flow.__module__, flow.__qualname__, root=str(root), pickled=pickled)
     path = Path(file).resolve()
     name = flow.__module__
     if name == "__main__":
@@ -121,6 +123,27 @@ def code_ref(flow: type[Any], root: Path) -> CodeRef:
     if not path.is_relative_to(base):
         base = path.parent
     return CodeRef(name, flow.__qualname__, file=str(path.relative_to(base)), root=str(base))
+
+
+def _cell_sources(flow: type[Any]) -> dict[str, str]:
+    """Return the source of a flow's methods that lies in no file, as that of a notebook's cells, by its name."""
+    members = [member for base in flow.__mro__ for member in vars(base).values() if inspect.isfunction(member)]
+    names = {member.__code__.co_filename for member in members}
+    return {
+        name: "".join(linecache.getlines(name))
+        for name in names
+        if name in linecache.cache and not _is_file(Path(name))
+    }
+
+
+def _reorder(flow: type[Any], names: Sequence[str]) -> None:
+    """Put a class's attributes back into the order of their definition, which pickling has lost."""
+    if list(vars(flow)) != list(names):
+        for name in names:
+            if not name.startswith("__") and name in vars(flow):
+                value = vars(flow)[name]
+                delattr(flow, name)
+                setattr(flow, name, value)
 
 
 def load_code(code: CodeRef, root: Path | None = None) -> type[Any]:
@@ -141,7 +164,11 @@ def load_code(code: CodeRef, root: Path | None = None) -> type[Any]:
     if code.pickled is not None:
         import cloudpickle
 
-        value: type[Any] = cloudpickle.loads(code.pickled)
+        value: type[Any]
+        value, order, sources = cloudpickle.loads(code.pickled)
+        _reorder(value, order)
+        for name, text in sources.items():
+            linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
         return value
     path = (root or Path(code.root)) / code.file
     depth = code.module.count(".") + (path.name == "__init__.py" and not code.module.endswith("__init__"))
