@@ -9,7 +9,7 @@ import stat
 import tarfile
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from mlp_core.errors import SettingError, UsageError
 from mlp_core.names import shown
@@ -17,7 +17,7 @@ from mlp_core.names import shown
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pathspec import PathSpec
+    from pathspec import GitIgnoreSpec
 
 _SOURCE = ".cfg .conf .css .html .ini .ipynb .j2 .jinja .js .json .md .py .pyi .r .rst .sh .sql .toml .txt .yaml .yml"
 _TRASH = "__pycache__ venv env node_modules"
@@ -59,8 +59,7 @@ def build_package(root: Path, settings: Mapping[str, object], *, store: str = ""
         Where a pattern is none.
     """
     limit = _whole(settings["package.max_mb"]) << 20
-    files = sorted(_files(root, _patterns(settings, "package.include"), _patterns(settings, "package.exclude"), store))
-    sizes = {name: (root / name).stat().st_size for name in files}
+    sizes = dict(_files(root, _patterns(settings, "package.include"), _patterns(settings, "package.exclude"), store))
     if sum(sizes.values()) > limit:
         largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
         listed = ", ".join(f"{name} ({sizes[name] >> 20} MiB)" for name in largest)
@@ -70,8 +69,10 @@ def build_package(root: Path, settings: Mapping[str, object], *, store: str = ""
         )
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for name in files:
-            content = (root / name).read_bytes()
+        for name in sorted(sizes):
+            content = _read(root / name)
+            if content is None:
+                continue
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             entry.mode = 0o644
@@ -79,8 +80,21 @@ def build_package(root: Path, settings: Mapping[str, object], *, store: str = ""
     return buffer.getvalue()
 
 
-def _files(root: Path, include: Sequence[str], exclude: Sequence[str], store: str) -> Iterator[str]:
-    """Yield the names of the files to take, relative to the root."""
+def _read(path: Path) -> bytes | None:
+    """Return a file's content; None where it has gone since it was listed."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be put into the code package: {error.strerror}",
+            hint="leave it out by .gitignore or the setting package.exclude",
+        ) from error
+
+
+def _files(root: Path, include: Sequence[str], exclude: Sequence[str], store: str) -> Iterator[tuple[str, int]]:
+    """Yield the names of the files to take, relative to the root, and their sizes."""
     ignored = _spec([*filter(_is_pattern, _gitignore(root)), *exclude])
     wanted = _spec(include)
     count = 0
@@ -100,12 +114,16 @@ def _files(root: Path, include: Sequence[str], exclude: Sequence[str], store: st
                     f"the project {root} has more than {MAX_FILES} files",
                     hint="put an mlp.toml into the folder that is the project, or exclude folders by .gitignore",
                 )
-            if name.startswith(".env") or not stat.S_ISREG((base / name).lstat().st_mode):
+            try:
+                found = (base / name).lstat()
+            except OSError:  # it has gone since
+                continue
+            if name.startswith(".env") or not stat.S_ISREG(found.st_mode):
                 continue
             if (wanted is not None and wanted.match_file(path)) or (
                 Path(name).suffix.lower() in SUFFIXES and not (ignored and ignored.match_file(path))
             ):
-                yield path
+                yield path, found.st_size
 
 
 def _is_never(folder: Path, store: str) -> bool:
@@ -128,15 +146,15 @@ def _gitignore(root: Path) -> list[str]:
         return []
 
 
-def _spec(patterns: Sequence[str]) -> PathSpec[Any] | None:
+def _spec(patterns: Sequence[str]) -> GitIgnoreSpec | None:
     """Return a matcher of patterns in the language of .gitignore; None where there are none."""
     if not any(pattern.strip() for pattern in patterns):
         return None
-    from pathspec import PathSpec
+    from pathspec import GitIgnoreSpec
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of the regular expressions that patterns become
-        return PathSpec.from_lines("gitwildmatch", patterns)
+        return GitIgnoreSpec.from_lines(patterns)
 
 
 def _is_pattern(text: str) -> bool:
