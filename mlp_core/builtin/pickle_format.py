@@ -49,6 +49,8 @@ def mlp_load_artifact(ref: ArtifactRef, source: ArtifactSource) -> Any:  # noqa:
     start = len(MAGIC)
     width = 256
     while (end := bytes(content[start : start + width]).find(b"\n")) < 0:
+        if start + width >= len(content):
+            raise ValueError("the content is not of this format: its header has no end")
         width *= 16
     stream_size, *sizes = json.loads(bytes(content[start : start + end]))
     position = start + end + 1
