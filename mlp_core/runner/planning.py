@@ -143,7 +143,10 @@ def parse_option(text: str, hooks: Hooks) -> Option:
     name, _, rest = text.partition(":")
     option = hooks.option(name.strip())
     fields = {field.alias: field for field in attrs.fields(option)}
-    hints = typing.get_type_hints(option)
+    try:
+        hints = typing.get_type_hints(option)
+    except NameError:  # the plugin's module names a type that it imports for type checkers alone
+        hints = {}
     given: dict[str, Any] = {}
     for piece in _split_fields(rest):
         field, equals, value = piece.partition("=")
@@ -152,7 +155,9 @@ def parse_option(text: str, hooks: Hooks) -> Option:
             close = closest(field, fields)
             hint = f"did you mean {close!r}?" if close else f"it takes {', '.join(fields) or 'no arguments'}"
             raise OptionError(f"--with {shown(text)}: {name} has no argument {shown(field)}", hint=hint)
-        given[field] = _literal(value.strip(), hints[fields[field].name])
+        if field in given:
+            raise OptionError(f"--with {shown(text)}: {name} has the argument {field!r} twice", hint="keep one of them")
+        given[field] = _literal(value.strip(), hints.get(fields[field].name))
     try:
         return option(**given)
     except (TypeError, ValueError) as error:
@@ -235,7 +240,8 @@ def _split_fields(text: str) -> list[str]:
 
 def _literal(text: str, hint: Any) -> Any:
     """Return a value from text: a Python literal unless text is asked for, else the text itself."""
-    if hint is str or (isinstance(hint, types.UnionType) and str in typing.get_args(hint)):
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    if hint is str or (is_union and str in typing.get_args(hint)):
         return text
     try:
         return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
