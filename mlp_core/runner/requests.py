@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -36,6 +38,8 @@ STORE_VARIABLE = "MLP_STORE"
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 """What numeric libraries read to size their thread pools."""
+
+_LIBRARY = re.compile(r"/lib(64)?/python")
 
 # Writing no bytecode would make every worker compile what it imports: three times the start-up of numpy and pandas.
 UNSET = ("PYTHONDONTWRITEBYTECODE",)
@@ -191,7 +195,14 @@ def thread_variables(resources: Resources) -> dict[str, str]:
 
 
 def extra_path() -> list[str]:
-    """Return the folders on this process's path that a fresh interpreter would not have, in order."""
-    prefixes = (sys.prefix, sys.base_prefix)
+    """Return the folders on this process's path that a fresh interpreter would not have, in order and absolute."""
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    return [folder for folder in sys.path if folder and not folder.startswith(prefixes) and folder not in given]
+    return [
+        str(Path(folder).absolute()) for folder in sys.path if folder and folder not in given and not _is_own(folder)
+    ]
+
+
+def _is_own(folder: str) -> bool:
+    """Tell whether a folder of the path belongs to the interpreter: the standard library, or what is installed."""
+    is_inside = any(folder.startswith(f"{prefix}{os.sep}") for prefix in (sys.prefix, sys.base_prefix))
+    return is_inside and _LIBRARY.search(folder) is not None
