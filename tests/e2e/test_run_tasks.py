@@ -497,3 +497,25 @@ def test_code_beside_the_flow(new_project: Project) -> None:
             done = project.command(*command, "--isolation", way, cwd="elsewhere")
             assert done.returncode == 0, done.stderr
             assert project.read().value("seen") == (1, 2)
+
+
+def test_run_id_file(new_project: Project) -> None:
+    """The run's id is written where it is asked for; where that cannot be done, the run is refused and not begun."""
+    from mlp_core.errors import UsageError
+
+    code = THREADED.replace("THREAD", "")
+    ran = new_project.run(code, run_id_file=new_project.root / "id")
+    assert (new_project.root / "id").read_text() == ran.run_id
+    with pytest.raises(UsageError, match="the run.s id cannot be written"):
+        new_project.run(code, run_id_file=new_project.root / "nowhere/id")
+    assert new_project.runs() == [ran.run_id]
+
+
+@pytest.mark.parametrize("tag", ["", "a\nb", "x" * 200])
+def test_refused_tags(new_project: Project, tag: str) -> None:
+    """A tag that breaks the grammar is refused before there is a run."""
+    from mlp_core.errors import UsageError
+
+    with pytest.raises(UsageError, match="tag"):
+        new_project.run(THREADED.replace("THREAD", ""), tags=(tag,))
+    assert not (new_project.root / ".mlp/flows").exists()
