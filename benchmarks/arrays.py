@@ -9,6 +9,9 @@ encoded, hashed, written and synced, and the outcome committed. Beside it stands
 and its folder, in a process of its own too. Loading is lazy and verified, in a process and with a cache that know
 nothing of the file; beside it stands ``numpy.load(mmap_mode="c")`` with one pass of SHA-256. Both read what the system
 has cached.
+
+The best round of each side counts: what disturbs only ever adds. A virtual machine, for one, gives free memory back to
+its host, and whoever first needs it again waits for up to three seconds a gibibyte.
 """
 
 from __future__ import annotations
@@ -102,7 +105,7 @@ print(json.dumps({"seconds": time.perf_counter() - began, "first": first, "shape
 
 def main() -> int:
     """Measure, and report."""
-    parser = arguments("A large array, beside numpy.", rounds=5, needs_metaflow=False)
+    parser = arguments("A large array, beside numpy.", rounds=9, needs_metaflow=False)
     parser.add_argument("--folder", type=Path, help="where to write; by default the system's temporary folder")
     args = parser.parse_args()
     mebibytes, rounds = (64, 2) if args.quick else (1024, args.rounds)
@@ -121,8 +124,25 @@ def main() -> int:
     size = f"{mebibytes} MiB of float64"
     ours, peer = ([mebibytes / seconds for seconds in measured[name]] for name in ("persist", "numpy.save"))
     claims = [
-        Claim(f"persist {size}, durable and hashed", ours, peer, 0.6, "MiB/s", "numpy.save+fsync", at_least=True),
-        Claim(f"load {size} lazily, verified", measured["load"], measured["numpy.load"], 1.2, "s", "numpy.load+sha256"),
+        Claim(
+            f"persist {size}, durable and hashed",
+            ours,
+            peer,
+            0.6,
+            "MiB/s",
+            "numpy.save+fsync",
+            at_least=True,
+            best=True,
+        ),
+        Claim(
+            f"load {size} lazily, verified",
+            measured["load"],
+            measured["numpy.load"],
+            1.2,
+            "s",
+            "numpy.load+sha256",
+            best=True,
+        ),
     ]
     if not args.quick:  # beside a small array, what the interpreter and numpy take is no small part
         claims.append(Claim("peak memory of the task", peaks, [mebibytes] * rounds, 1.2, "MiB", "the array itself"))

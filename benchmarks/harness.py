@@ -45,7 +45,10 @@ class Claim:
     peer_name : str
         What stands beside ours.
     at_least : bool
-        Whether the limit is the least ratio allowed, not the most.
+        Whether more is better, and the limit is the least ratio allowed.
+    best : bool
+        Whether the best rounds are compared, rather than the median of the rounds' ratios taken: for what is disturbed
+        rarely, but then by more than the difference.
     """
 
     text: str
@@ -55,10 +58,19 @@ class Claim:
     unit: str = "s"
     peer_name: str = "metaflow"
     at_least: bool = False
+    best: bool = False
+
+    def typical(self, rounds: Sequence[float]) -> float:
+        """Return the measurement that stands for all rounds."""
+        if not self.best:
+            return statistics.median(rounds)
+        return max(rounds) if self.at_least else min(rounds)
 
     @property
     def ratio(self) -> float:
-        """The median over the rounds of the ratio within a round, which a machine's changing load disturbs least."""
+        """Ours by the peer's: by default the median of the ratios within rounds, which a changing load disturbs least."""
+        if self.best:
+            return self.typical(self.ours) / self.typical(self.peer)
         return statistics.median(own / other for own, other in zip(self.ours, self.peer, strict=True))
 
     @property
@@ -68,13 +80,14 @@ class Claim:
 
     def as_json(self) -> dict[str, Any]:
         """Return the claim for the result file."""
-        ours, peer = statistics.median(self.ours), statistics.median(self.peer)
+        ours, peer = self.typical(self.ours), self.typical(self.peer)
         return {
             "claim": self.text,
             "met": self.is_met,
             "ratio": _rounded(self.ratio),
             "limit": f"{'>=' if self.at_least else '<='} {self.limit:.4g}",
             "unit": self.unit,
+            "by": "best round" if self.best else "median of rounds",
             "ours": _rounded(ours),
             self.peer_name: _rounded(peer),
             "rounds": {"ours": [_rounded(x) for x in self.ours], self.peer_name: [_rounded(x) for x in self.peer]},
@@ -240,7 +253,7 @@ def table(claims: Sequence[Claim]) -> str:
     """Return the claims for people."""
     rows = [("claim", "ours", "peer", "ratio", "limit", "")]
     for claim in claims:
-        ours, peer = statistics.median(claim.ours), statistics.median(claim.peer)
+        ours, peer = claim.typical(claim.ours), claim.typical(claim.peer)
         limit = f"{'>=' if claim.at_least else '<='} {claim.limit:.4g}"
         verdict = "met" if claim.is_met else "MISSED"
         peer_text = f"{peer:.4g} {claim.unit} ({claim.peer_name})"
