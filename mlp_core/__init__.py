@@ -88,11 +88,18 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used; AttributeError for any other."""
+    """Import a public name, or a decorator of a plugin of ours, when it is first used; AttributeError for any other."""
     home = _HOMES.get(name)
-    if home is None:
+    if home is not None:
+        value = getattr(importlib.import_module(home), name)
+    elif name.startswith("_"):
+        value = None
+    else:
+        from mlp_core.providers import plugin_decorator
+
+        value = plugin_decorator(name)
+    if value is None:
         raise AttributeError(f"module 'mlp_core' has no attribute {name!r}")
-    value = getattr(importlib.import_module(home), name)
     globals()[name] = value
     return value
 

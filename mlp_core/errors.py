@@ -7,6 +7,7 @@
     │   ├── FlowError               the flow's source: file, line, hint
     │   ├── ParameterError          a parameter's value
     │   ├── OptionError             a decorator's arguments, or two options that contradict each other
+    │   │   └── DecoratorMissing        a decorator of a plugin that is not installed
     │   ├── SettingError            a setting's value
     │   ├── NameRefused             a name that breaks the grammar
     │   ├── UnknownBackend          a launcher, environment, format, store ... that nobody provides
@@ -100,6 +101,10 @@ class ParameterError(UsageError):
 
 class OptionError(UsageError):
     """A decorator's arguments are refused, or two options contradict each other."""
+
+
+class DecoratorMissing(OptionError, ImportError):  # noqa: N818 # the tree speaks of what happened
+    """A decorator was imported whose plugin is not installed."""
 
 
 class SettingError(UsageError):

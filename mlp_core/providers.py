@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from importlib import import_module
+from typing import Any, Final
+
+from mlp_core.errors import DecoratorMissing
 
 _PROVIDERS: Final = {
     "mlp-plugin-airflow": ("target:airflow",),
@@ -48,3 +51,24 @@ def provider_hint(kind: str, name: str) -> str:
     """
     distribution = provider_of(kind, name)
     return f"pip install {distribution}" if distribution else ""
+
+
+def plugin_decorator(name: str) -> Any:
+    """Return a decorator of one of our plugins, as ``from mlp_core import conda`` asks for it; None for other names.
+
+    Raises
+    ------
+    DecoratorMissing
+        Where the plugin is not installed; the hint is the command that installs it.
+    """
+    distribution = provider_of("option", name)
+    if distribution is None:
+        return None
+    package = distribution.replace("-", "_")
+    try:
+        return getattr(import_module(package), name)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        message = f"the decorator @{name} comes with {distribution}, which is not installed"
+        raise DecoratorMissing(message, hint=provider_hint("option", name)) from None

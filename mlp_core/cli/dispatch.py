@@ -129,7 +129,9 @@ def import_flow(path: Path, name: str | None) -> type[Any]:
         raise
     except BaseException as error:
         message = f"the flow's file cannot be imported: {type(error).__name__}: {error}"
-        raise FlowError(f"{message}\n{user_traceback(error)}", file=str(path)) from error
+        missing = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
+        hint = f"pip install {missing.replace('_', '-')}" if missing.startswith("mlp_plugin_") else ""
+        raise FlowError(f"{message}\n{user_traceback(error)}", file=str(path), hint=hint) from error
 
 
 class _Reading:
