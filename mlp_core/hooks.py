@@ -299,9 +299,9 @@ class Hooks:
         return dict(found)
 
     def open_launcher(self, name: str, settings: Settings, sink: LaunchSink) -> Launcher:
-        """Return a launcher, to be entered; OSError where what it launches on cannot be reached."""
+        """Return a launcher, to be entered; OSError where it is out of reach, ValueError where it refuses a setting."""
         call = self._owner("mlp_open_launcher", name)
-        launcher: Launcher = call.expect_handle(Launcher, call.run(name, settings, sink, passing=(OSError,)))
+        launcher: Launcher = call.expect_handle(Launcher, call.run(name, settings, sink, passing=(OSError, ValueError)))
         return launcher
 
     def launch_step(self, name: str, requests: Sequence[LaunchRequest], launcher: Launcher) -> None:

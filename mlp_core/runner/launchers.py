@@ -62,13 +62,13 @@ class Launchers:
         UnknownBackend
             Where nobody provides one.
         UsageError
-            Where one cannot be reached.
+            Where one cannot be reached, or refuses a setting.
         """
         for name in dict.fromkeys(names):
             try:
                 launcher = self._hooks.open_launcher(name, self._settings, self.inbox)
                 self._opened[name] = self._stack.enter_context(launcher)
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 refused = UsageError(f"launcher {name} cannot be used: {error}", hint="choose another by --launcher")
                 for note in getattr(error, "__notes__", ()):
                     refused.add_note(note)

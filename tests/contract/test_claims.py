@@ -111,7 +111,7 @@ PASSING = {
     "mlp_resolve_environment": [OSError, ValueError],
     "mlp_provision_environment": [OSError],
     "mlp_fetch_secret": [OSError],
-    "mlp_open_launcher": [OSError],
+    "mlp_open_launcher": [OSError, ValueError],
     "mlp_launch_step": [OSError],
     "mlp_persist_artifact": [OSError, ValueError, KeyError],
     "mlp_load_artifact": [OSError, ValueError, KeyError],

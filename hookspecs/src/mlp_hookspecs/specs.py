@@ -379,6 +379,8 @@ def mlp_open_launcher(name: str, settings: Settings, sink: LaunchSink) -> Launch
     ------
     OSError
         Where what it launches on cannot be reached; no task has started then.
+    ValueError
+        Where it cannot do what a setting asks for; the message names the setting, its value and what is allowed.
 
     Examples
     --------
