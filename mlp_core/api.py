@@ -256,16 +256,21 @@ def run(  # noqa: PLR0913 # options of a command, all but the first by keyword
     """
     from mlp_core.cli.progress import choose_progress
     from mlp_core.client import client_for
+    from mlp_core.errors import UsageError
     from mlp_core.runner import RunOptions, run_flow
     from mlp_core.session import Session
 
+    given: object = flow
+    if not (isinstance(given, type) and getattr(given, MARK, False)):
+        raise UsageError(f"run takes a flow's class, not {given!r:.60}", hint="a flow is a class based on FlowSpec")
     options = RunOptions(
         parameters=parameters,
-        tags=tuple(tags),
+        # A text alone is one tag, not the tags of its letters.
+        tags=(tags,) if isinstance(tags, str) else tuple(tags),
         namespace=namespace,
         max_workers=max_workers,
         max_num_splits=max_num_splits,
-        with_options=tuple(with_options),
+        with_options=(with_options,) if isinstance(with_options, str) else tuple(with_options),
         launcher=launcher,
         isolation=isolation,
     )
