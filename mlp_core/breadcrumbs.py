@@ -7,7 +7,6 @@ that the next command can tell the files of the dead, name the culprit, and remo
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import errno
 import faulthandler
@@ -18,6 +17,7 @@ import os
 import stat
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -91,6 +91,7 @@ class Trail:
         self._folder = folder
         self._pid = 0
         self._map: mmap.mmap | None = None
+        self._finalizer: weakref.finalize[[Path, int, int], Trail] | None = None
         self._fd = -1
         self._path = Path()
         self._threads = threading.local()
@@ -116,11 +117,10 @@ class Trail:
     def close(self) -> None:
         """Remove the file; a forked child leaves its parent's alone."""
         if self._map is not None and self._pid == os.getpid():
-            with contextlib.suppress(OSError):
-                self._path.unlink()
             self._map.close()
-            os.close(self._fd)
         self._map = None
+        if self._finalizer is not None:
+            self._finalizer()
 
     def _slot(self) -> int:
         """Return the offset of this thread's slot; threads beyond the last slot share it."""
@@ -147,8 +147,15 @@ class Trail:
             self._map = mmap.mmap(self._fd, _SLOT * _SLOTS)
         except OSError:
             return
-        # In a forked child too: what its parent had registered may have been cleared.
-        atexit.register(self.close)
+        self._finalizer = weakref.finalize(self, _forget, self._path, self._fd, self._pid)
+
+
+def _forget(path: Path, fd: int, pid: int) -> None:
+    """Remove a trail's file, once the trail is forgotten or its process ends; a forked child leaves it alone."""
+    if pid == os.getpid():
+        with contextlib.suppress(OSError):
+            path.unlink()
+        os.close(fd)
 
 
 def runtime_folder() -> Path | None:

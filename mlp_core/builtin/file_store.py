@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import errno
 import fcntl
 import os
@@ -10,6 +9,7 @@ import stat
 import struct
 import sys
 import time
+import weakref
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -358,17 +358,22 @@ class _Staging:
             self.path.mkdir(mode=0o700)
             fd = _lock_folder(self.path)
         self._handle = _Handle(fd)
-        atexit.register(self.remove)  # where nobody closes the store before the process ends
+        # Where nobody closes the store: when it is forgotten, or when the process ends.
+        self._finalizer = weakref.finalize(self, _abandon, self.path, self._handle, self.owner)
         with suppress(OSError):
             _sweep(parent)
 
     def remove(self) -> None:
         """Remove the folder and what was left in it; in a fork of its process, nothing."""
-        if self.owner == os.getpid():
-            atexit.unregister(self.remove)
-            with suppress(OSError):
-                _remove_tree(self.path)
-            self._handle.close()
+        self._finalizer()
+
+
+def _abandon(path: Path, handle: _Handle, owner: int) -> None:
+    """Remove a process's folder; in a fork of the process, nothing."""
+    if owner == os.getpid():
+        with suppress(OSError):
+            _remove_tree(path)
+        handle.close()
 
 
 def _sweep(parent: Path) -> None:

@@ -233,7 +233,7 @@ def test_plugins_are_shown(project: Project) -> None:
         (("list", "--status", "sleeping"), "there are running, succeeded"),
         (("list", "--since", "tomorrow"), "is no time"),
         (("list", "Folw"), "did you mean Flow?"),
-        (("list", "--limit", "many"), "invalid int value"),
+        (("list", "--limit", "many"), "invalid whole number value"),
         (("tag", "add", "RUN"), "which tags are to be added?"),
         (("tag", "replace", "RUN", "a"), "takes two tags"),
         (("tag", "list", "RUN", "a"), "takes no tags"),

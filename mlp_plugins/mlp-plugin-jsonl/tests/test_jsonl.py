@@ -104,7 +104,7 @@ def test_runs_can_share_a_file(tmp_path: Path) -> None:
 def test_deployments_need_no_order(tmp_path: Path) -> None:
     """Events that belong to no run are told apart by their identity alone."""
     events = [
-        Deployed(sequence=number, flow="Train", run_id="", time=0.0, target="local", name="train", version=1)
+        Deployed(sequence=1, flow="Train", run_id="", time=float(number), target="local", name="train", version=1)
         for number in (3, 1, 3, 2, 1)
     ]
     path = tmp_path / event_path("{flow}-{run_id}.jsonl", events[0])
