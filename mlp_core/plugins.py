@@ -196,13 +196,7 @@ def load_plugins(rules: LoadingRules) -> Plugins:
     for crumb in suspects:
         text = f"an earlier command (process {crumb.pid}) ended inside {crumb}"
         warnings.warn(f"{text}\n  hint: {how_to_disable(crumb.plugin.name)}", PluginWarning, stacklevel=2)
-    from importlib.util import find_spec
-
-    builtins = [
-        _Candidate(name, CORE_DISTRIBUTION, CORE_VERSION, value, builtin=True)
-        for name, value in BUILTINS
-        if find_spec(value)
-    ]
+    builtins = [_Candidate(name, CORE_DISTRIBUTION, CORE_VERSION, value, builtin=True) for name, value in BUILTINS]
     # A worker that needs none has no use for knowing which are installed.
     found = [] if rules.safe and rules.worker else _installed()
     with Watchdog(rules.timeout) as watchdog:

@@ -150,7 +150,7 @@ def test_processes_that_end_well_leave_nothing(lab: Lab) -> None:
     program = """
         import os
         from mlp_core.hooks import build_hooks
-        build_hooks()
+        hooks, _ = build_hooks()
         child = os.fork()
         if child:
             assert os.waitpid(child, 0)[1] == 0
