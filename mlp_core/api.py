@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 
 from mlp_core.loading import MARK, reserved_names
+from mlp_core.names import artifact
 
 # Every worker imports this module for the flow's sake: what drives and reads runs is imported by who does that.
 if TYPE_CHECKING:
@@ -168,7 +169,15 @@ class FlowSpec:
         return state.load(name)
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Assign an artifact; AttributeError for parameters, constants, steps and the platform's own names."""
+        """Assign an artifact.
+
+        Raises
+        ------
+        AttributeError
+            For the names of parameters, constants and steps, and the platform's own.
+        NameRefused
+            For other names that no artifact can have.
+        """
         state: TaskState | None = self.__dict__.get("_mlp")
         if state is not None:
             if name in state.constants:
@@ -179,6 +188,7 @@ class FlowSpec:
             if callable(held):
                 kind = "step" if hasattr(held, STEP_MARK) else "method"
                 raise AttributeError(f"{name!r} is a {kind} of the flow and cannot be an artifact")
+            artifact(name)
         object.__setattr__(self, name, value)
 
     def __delattr__(self, name: str) -> None:

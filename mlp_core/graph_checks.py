@@ -10,7 +10,7 @@ import attrs
 from mlp_core.errors import FlowError, NameRefused
 from mlp_core.graph_source import FlowSource, StepSource
 from mlp_core.loading import class_constants
-from mlp_core.names import closest, identifier
+from mlp_core.names import artifact, closest, identifier
 from mlp_core.parameters import parameters_of, problems
 
 if TYPE_CHECKING:
@@ -159,6 +159,11 @@ def _check_assignments(draft: Draft) -> Iterator[FlowError]:
             if name in taken:
                 message = f"step {step.name!r} assigns to self.{name}, {taken[name]}"
                 yield FlowError(message, file=step.file, line=line, hint=hint)
+                continue
+            try:
+                artifact(name)
+            except NameRefused as refused:
+                yield FlowError(refused.message, file=step.file, line=line, hint=refused.hint or "shorten it")
 
 
 def _check_ends(draft: Draft) -> Iterator[FlowError]:

@@ -17,6 +17,7 @@ MAX_LENGTH = 128
 """Characters in a name: room to spare for people, and within every file system's limit."""
 
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_ARTIFACT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
 _RUN_ID = re.compile(r"\d{8}-\d{6}-\d{6}", re.ASCII)
 _TASK_ID = re.compile(r"\d+(-\d+)*(~\d+)?(@\d+)?", re.ASCII)
@@ -43,6 +44,11 @@ def identifier(text: str, what: str) -> str:
         Where the name is refused.
     """
     return _check(text, what, _IDENTIFIER, "ASCII letters, digits and _, beginning with a letter")
+
+
+def artifact(text: str) -> str:
+    """Check the name that a step assigns to: as `identifier`, but it may begin with ``_``; raises NameRefused."""
+    return _check(text, "artifact", _ARTIFACT, "ASCII letters, digits and _, not beginning with a digit")
 
 
 def label(text: str, what: str) -> str:

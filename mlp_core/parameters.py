@@ -390,7 +390,8 @@ def _default(parameter: Parameter, context: ParameterContext) -> Any:
     if default is None:
         if parameter.required:
             name = parameter.name
-            raise ParameterError(f"parameter {name!r} is required", hint=f"give it: --{name} or {_key(name)}=")
+            hint = f"give it: --{name} VALUE, or {_key(name)}=... in Python"
+            raise ParameterError(f"parameter {name!r} is required", hint=hint)
         return None
     if parameter.is_deploy_time:
         context = attrs.evolve(context, parameter_name=parameter.name)

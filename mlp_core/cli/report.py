@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import mlp_hookspecs
 from mlp_core.cli.text import place, safe_text
 from mlp_core.errors import FlowError, MlpError
 from mlp_hookspecs import MlpWarning
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 _DEBUG = "MLP_DEBUG"
-_CORE = Path(__file__).parent.parent
+_OURS = (Path(__file__).parent.parent, Path(mlp_hookspecs.__file__).parent)
 _LONG_WORD = re.compile(r"(\S{60})\S{180,}(\S{20})")
 
 
@@ -118,7 +119,7 @@ def user_traceback(error: BaseException) -> str:
 
 def _is_ours(filename: str) -> bool:
     """Tell whether a frame is the platform's or that of an import."""
-    return filename.startswith("<frozen ") or Path(filename).is_relative_to(_CORE)
+    return filename.startswith("<frozen ") or any(Path(filename).is_relative_to(folder) for folder in _OURS)
 
 
 def _show_unexpected(error: Exception) -> None:

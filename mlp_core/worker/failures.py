@@ -6,6 +6,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import mlp_hookspecs
 from mlp_core.artifacts import type_name
 from mlp_core.errors import MlpError
 from mlp_core.worker.state import TransitionError
@@ -14,8 +15,11 @@ from mlp_hookspecs import Failure
 if TYPE_CHECKING:
     from mlp_core.values import Values
 
-_PLATFORM = str(Path(__file__).parents[1]) + "/"
-_IMPORTING = "<frozen importlib."
+_OURS = (
+    str(Path(__file__).parents[1]) + "/",
+    str(Path(mlp_hookspecs.__file__).parent) + "/",
+    "<frozen importlib.",
+)
 
 
 def user_traceback(error: BaseException) -> str:
@@ -67,7 +71,7 @@ def _cut(shown: traceback.TracebackException, *, is_ours: bool) -> None:
         if id(part) in seen:
             continue
         seen.add(id(part))
-        kept = [frame for frame in part.stack if not frame.filename.startswith((_PLATFORM, _IMPORTING))]
+        kept = [frame for frame in part.stack if not frame.filename.startswith(_OURS)]
         # Where nothing is left it is our own mistake, and whoever mends it needs the frames.
         if kept or is_ours:
             part.stack[:] = kept

@@ -346,7 +346,7 @@ def test_missing_and_unknown() -> None:
     assert caught.value.message.splitlines() == [
         "3 parameters are refused:",
         "  Flow has no parameter 'gamma' (known are alpha, beta)",
-        "  parameter 'alpha' is required (give it: --alpha or alpha=)",
+        "  parameter 'alpha' is required (give it: --alpha VALUE, or alpha=... in Python)",
         "  parameter 'beta': 'x' is not a whole number (the type is int)",
     ]
     with pytest.raises(ParameterError, match="5 is no text"):

@@ -107,7 +107,7 @@ class OptionDecorator(Generic[_O]):
             return self.option(**fields)
         except (TypeError, ValueError) as error:
             message = f"@{self.option.name}: {error}"
-            raise TypeError(message) from error
+            raise TypeError(message) from None
 
     def __repr__(self) -> str:
         """Show the decorator as it is written."""
