@@ -39,13 +39,11 @@ class Unfit(Exception):  # noqa: N818 # a reason rather than an error: the loade
         self.hint = hint
 
 
-def contract_range(distribution: str, requires: Sequence[str]) -> str:
+def contract_range(requires: Sequence[str]) -> str:
     """Return the range of contract versions that a distribution asks for.
 
     Parameters
     ----------
-    distribution : str
-        Its name, for the message.
     requires : sequence of str
         Its requirements, as its metadata has them.
 
@@ -56,8 +54,8 @@ def contract_range(distribution: str, requires: Sequence[str]) -> str:
 
     Raises
     ------
-    Unfit
-        Where the range excludes the running contract.
+    ValueError
+        Where a requirement cannot be understood.
     """
     ranges = []
     for requirement in requires:
@@ -70,13 +68,16 @@ def contract_range(distribution: str, requires: Sequence[str]) -> str:
             if not Marker(match["marker"].removeprefix(";").strip()).evaluate({"extra": ""}):
                 continue
         ranges.append(match["range"].strip())
-    joined = ",".join(filter(None, ranges))
-    if not _allows(joined):
+    return ",".join(filter(None, ranges))
+
+
+def check_contract(distribution: str, wanted: str) -> None:
+    """Raise Unfit where a distribution's range of contract versions, as `contract_range` gives it, excludes ours."""
+    if not _allows(wanted):
         raise Unfit(
-            f"it needs {CONTRACT_DISTRIBUTION} {joined}, and {CONTRACT_VERSION} is running",
-            f"pip install --upgrade {distribution}, or pip install '{CONTRACT_DISTRIBUTION}{joined}'",
+            f"it needs {CONTRACT_DISTRIBUTION} {wanted}, and {CONTRACT_VERSION} is running",
+            f"pip install --upgrade {distribution}, or pip install '{CONTRACT_DISTRIBUTION}{wanted}'",
         )
-    return joined
 
 
 def _allows(range_text: str) -> bool:

@@ -21,7 +21,7 @@ from mlp_core.breadcrumbs import IMPORT, Crumb, Trail, Watchdog, runtime_folder,
 from mlp_core.builtin import BUILTINS
 from mlp_core.errors import NameRefused, PluginRefused
 from mlp_core.names import label
-from mlp_core.plugin_checks import Unfit, checked_hooks, contract_range
+from mlp_core.plugin_checks import Unfit, check_contract, checked_hooks, contract_range
 from mlp_core.settings import variable_name
 from mlp_core.version import CORE_VERSION
 from mlp_hookspecs import ENTRY_POINT_GROUP, PROJECT_NAME, PluginId, PluginWarning, specs
@@ -231,7 +231,10 @@ class _Loader:
         for candidate in candidates:
             reason = _denied(candidate, self._rules)
             if reason is not None:
-                records.append(PluginRecord(candidate.id, "denied", reason=reason))
+                wanted = ""
+                with contextlib.suppress(ValueError):  # a requirement that makes no sense matters only to who loads it
+                    wanted = contract_range(candidate.requires)
+                records.append(PluginRecord(candidate.id, "denied", wanted, reason))
                 continue
             rivals = [c for c in passing if c.name == candidate.name and c is not candidate]
             records.append(self._load(candidate, rivals))
@@ -243,7 +246,9 @@ class _Loader:
         wanted = ""
         try:
             _check_name(candidate, rivals)
-            wanted = "" if self._rules.worker else contract_range(candidate.distribution, candidate.requires)
+            if not self._rules.worker:
+                wanted = contract_range(candidate.requires)
+                check_contract(candidate.distribution, wanted)
             self._check_suspect(candidate)
             plugin = self._import(candidate)
             hooks = checked_hooks(self._manager, plugin)

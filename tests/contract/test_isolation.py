@@ -158,9 +158,19 @@ def test_contract_range_is_checked_before_the_import(lab: Lab, requires: str, *,
     assert (record.status == "loaded") is (lab.project / "imported").exists() is fits
     if not fits:
         (message,) = [str(warning.message) for warning in caught]
-        assert f"it needs mlp-hookspecs {record.contract_range or requires[13:].partition(';')[0]}" in message
-        assert "0.1.0 is running" in message
+        assert record.contract_range == requires.removeprefix("mlp-hookspecs").partition(";")[0]
+        assert f"it needs mlp-hookspecs {record.contract_range}, and 0.1.0 is running" in message
         assert "pip install --upgrade mlp-plugin-ranged" in message
+
+
+@pytest.mark.parametrize("requires", ["mlp-hookspecs>=banana", "mlp-hookspecs; python_version is old"])
+def test_requirement_that_makes_no_sense(lab: Lab, requires: str) -> None:
+    """A range that nobody can read is a failure of its plugin, and of no other."""
+    lab.install("odd", requires=[requires])
+    lab.install("good", FINE)
+    with pytest.warns(PluginWarning, match=r"plugin odd \(mlp-plugin-odd 1\.0\) is not loaded"):
+        assert lab.record("good").status == "loaded"
+    assert lab.record("odd", plugins_deny="odd").status == "denied"
 
 
 def test_two_distributions_with_one_plugin_name(lab: Lab) -> None:
@@ -192,7 +202,8 @@ def test_lists_are_read_before_anything_is_imported(lab: Lab) -> None:
     """What is denied, not allowed, or kept out by safe mode is not imported, whichever name the list uses."""
     for name in ("one", "two"):
         lab.install(name, f"open({str(lab.project / name)!r}, 'w').close()")
-    assert lab.record("one", plugins_deny="one,mlp-plugin-two").status == "denied"
+    denied = lab.record("one", plugins_deny="one,mlp-plugin-two")
+    assert (denied.status, denied.contract_range) == ("denied", ">=0.1,<0.2")
     assert lab.record("two", plugins_allow="something-else").status == "denied"
     assert lab.record("one", plugins_safe=True).status == "denied"
     assert not list(lab.project.iterdir())
