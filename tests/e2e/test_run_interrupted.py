@@ -160,6 +160,7 @@ def test_second_request_kills(new_project: Project, processes: Processes) -> Non
     assert new_project.read().status == "cancelled"
 
 
+@pytest.mark.slow
 def test_grace_is_kept(new_project: Project, processes: Processes) -> None:
     """A step that ignores the request is killed once its grace is over."""
     started = Started(new_project, processes, "--kind", "ignore")
@@ -251,6 +252,67 @@ def test_request_while_the_file_is_imported(new_project: Project, processes: Pro
     assert started.end(signal.SIGTERM)[0] == 130
     assert new_project.read().status == "cancelled"
     processes.wait_until_gone(1)
+
+
+CHAOS = """
+class Flow(FlowSpec):
+    @step
+    def start(self):
+        self.items = list(range(30))
+        self.next(self.work, foreach="items")
+
+    @retry(times=1, minutes_between_retries=0)
+    @step
+    def work(self):
+        with open("tasks", "a") as file:
+            file.write(f"{self.input}\\n")
+        self.x = self.input
+        self.big = bytes([self.input]) * 10_000
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.total = sum(branch.x for branch in inputs), sum(branch.big[0] for branch in inputs)
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["fork", "spawn"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_interruption_at_any_time(
+    new_project: Project, processes: Processes, way: Isolation, number: signal.Signals
+) -> None:
+    """Whenever a run is interrupted, it ends soon, leaves no process and no damage, and comes to its end by resumes."""
+    import random
+    import time
+
+    choose = random.Random(f"{way} {number}")  # noqa: S311 # a test's choice
+    file = new_project.write(CHAOS, "chaos.py").name
+    command = [file, "run"]
+    for _ in range(12):
+        process = new_project.start(*command, "--isolation", way, mark=processes.mark)
+        time.sleep(choose.uniform(0.0, 0.9 if way == "fork" else 2.5))
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+        assert process.returncode in (0, 130, -number), err
+        assert "Traceback" not in err or "KeyboardInterrupt" in err
+        processes.wait_until_gone(2)
+        if not (new_project.root / ".mlp/flows").exists():
+            continue
+        command = [file, "resume"]
+        ran = new_project.read()
+        expected = {"succeeded"} if process.returncode == 0 else {"cancelled", "lost", "succeeded"}
+        assert ran.status in expected, ran.state.ended
+        if ran.status == "succeeded":
+            break
+    done = new_project.command(*command, mark=processes.mark)
+    assert done.returncode == 0, done.stderr
+    assert new_project.read().value("total") == (435, 435)
 
 
 # ------------------------------------------------------------------------------------------------ resume

@@ -264,11 +264,18 @@ def test_random_state_differs(project: Project) -> None:
     assert "EARLY is a random generator made when the file is imported" in ran.log("start")
 
 
+@pytest.fixture
+def driver_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that tells the driver's process from all others."""
+    monkeypatch.setenv("MLP_TEST_DRIVER", str(os.getpid()))
+
+
 ENDING = """
 import atexit, logging, tempfile, weakref
 
 SHARED = tempfile.TemporaryDirectory()
-atexit.register(lambda: print("registered at import"))
+if os.environ["MLP_TEST_DRIVER"] != str(os.getpid()):
+    atexit.register(lambda: print("registered at import"))
 
 class Flow(FlowSpec):
     @step
@@ -303,6 +310,7 @@ import logging.handlers
 """
 
 
+@pytest.mark.usefixtures("driver_id")
 @pytest.mark.parametrize("way", ["fork", "spawn"])
 def test_a_task_ends_as_a_process_does(project: Project, way: Isolation) -> None:
     """Threads are waited for, exit functions of the step run, its temporary folders go, and output is not lost."""
@@ -338,12 +346,6 @@ def test_prints_while_importing(project: Project) -> None:
     assert ran.log("end") == "end\n"
     spawned = project.run(code, isolation="spawn")
     assert spawned.log("end", streams=("stdout",)) == "imported\nend\n"
-
-
-@pytest.fixture
-def driver_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable that tells the driver's process from all others."""
-    monkeypatch.setenv("MLP_TEST_DRIVER", str(os.getpid()))
 
 
 @pytest.mark.usefixtures("driver_id")
@@ -431,6 +433,7 @@ if os.environ.get("MLP_WORKER_FD") is None and sys.argv[0].endswith("template.py
     assert (ran.status, ran.value("xs")) == ("succeeded", [0, 1, 2])
 
 
+@pytest.mark.slow
 def test_polars(project: Project) -> None:
     """Polars, whose threads do not survive a fork, works in steps whether it was used at the import or not."""
     pytest.importorskip("polars")
@@ -506,7 +509,7 @@ def test_run_id_file(new_project: Project) -> None:
     code = THREADED.replace("THREAD", "")
     ran = new_project.run(code, run_id_file=new_project.root / "id")
     assert (new_project.root / "id").read_text() == ran.run_id
-    with pytest.raises(UsageError, match="the run.s id cannot be written"):
+    with pytest.raises(UsageError, match=r"the run.s id cannot be written"):
         new_project.run(code, run_id_file=new_project.root / "nowhere/id")
     assert new_project.runs() == [ran.run_id]
 
@@ -519,3 +522,62 @@ def test_refused_tags(new_project: Project, tag: str) -> None:
     with pytest.raises(UsageError, match="tag"):
         new_project.run(THREADED.replace("THREAD", ""), tags=(tag,))
     assert not (new_project.root / ".mlp/flows").exists()
+
+
+@pytest.mark.parametrize("way", ["fork", "spawn", "inline"])
+def test_output_is_complete(project: Project, way: Isolation) -> None:
+    """Much output, output without a line's end, and output that is no text are kept to the last byte."""
+    code = """
+    import subprocess
+
+    class Flow(FlowSpec):
+        @step(start=True, end=True)
+        def only(self):
+            for number in range(20_000):
+                print("line", number)
+            print("to stderr", file=sys.stderr)
+            if WAY != "inline":
+                sys.stdout.flush()
+                subprocess.run(["echo", "from a child"], check=True)
+                os.write(1, b"\\xff no text\\n")
+            sys.stdout.write("z" * 300_000)
+    """
+    ran = project.run(code.replace("WAY", repr(way)), isolation=way)
+    assert ran.status == "succeeded", ran.state.ended
+    from mlp_core.store.logs import read_logs
+
+    run = ran.state.context
+    chunks = list(read_logs(ran.session.open_store(create=False).objects, run.flow, run.run_id, ["only/0/0"]))
+    out = b"".join(chunk.data for chunk in chunks if chunk.stream == "stdout")
+    lines = b"".join(b"line %d\n" % number for number in range(20_000))
+    assert out == lines + (b"" if way == "inline" else b"from a child\n\xff no text\n") + 300_000 * b"z"
+    assert b"".join(chunk.data for chunk in chunks if chunk.stream == "stderr") == b"to stderr\n"
+
+
+@pytest.mark.slow
+def test_a_wide_foreach(project: Project) -> None:
+    """A foreach over a thousand items comes to its end in order, with large artifacts in every branch."""
+    code = """
+    class Flow(FlowSpec):
+        @step
+        def start(self):
+            self.items = list(range(1000))
+            self.next(self.work, foreach="items")
+
+        @step
+        def work(self):
+            self.x = self.input
+            self.text = "t" * 3000
+            self.next(self.join)
+
+        @step
+        def join(self, inputs):
+            self.xs = [branch.x for branch in inputs]
+            self.next(self.end)
+
+        @step
+        def end(self):
+            pass
+    """
+    ran = project.run(code, max_workers=8, with_options=("resources:cpu=0.1",))
+    assert ran.value("xs") == list(range(1000))
