@@ -190,13 +190,13 @@ child = os.fork()
 if child == 0:
     try:
         file.append(b"child\\n", sync=True)
-        print("appended", flush=True)
+        os.write(1, b"appended\\n")
     except OSError as error:
-        print("refused", error.errno, flush=True)
+        os.write(1, f"refused {error.errno}\\n".encode())
     store.close()
     signal.pause()
 file.append(b"parent again\\n", sync=True)
-print("child", child, flush=True)
+os.write(1, f"child {child}\\n".encode())
 os.kill(os.getpid(), signal.SIGKILL)
 """
     process = start_python(code, tmp_path)
@@ -283,7 +283,8 @@ def test_what_dead_processes_left_unfinished_is_removed_later(tmp_path: Path) ->
 import sys, time
 from pathlib import Path
 from mlp_core.builtin.file_store import FileStore
-folder = FileStore(Path(sys.argv[1])).staging()
+store = FileStore(Path(sys.argv[1]))
+folder = store.staging()
 (folder / "big").write_bytes(b"x")
 print(folder, flush=True)
 time.sleep(60)
