@@ -273,8 +273,8 @@ def driver_id(monkeypatch: pytest.MonkeyPatch) -> None:
 ENDING = """
 import atexit, logging, tempfile, weakref
 
-SHARED = tempfile.TemporaryDirectory()
 if os.environ["MLP_TEST_DRIVER"] != str(os.getpid()):
+    SHARED = tempfile.TemporaryDirectory()
     atexit.register(lambda: print("registered at import"))
 
 class Flow(FlowSpec):
