@@ -103,10 +103,15 @@ def _install(environment: Path, pins: Sequence[Pin], descriptor: int) -> None:
     arguments = ["pip", "install", "--no-deps", "--require-hashes", NO_DOWNLOADS]
     arguments += ["--python", str(environment / "bin" / "python"), "--requirements", "-"]
     text = write_pins(pins)
-    try:
-        run_uv([*arguments, "--offline"], stdin=text, pass_fds=[descriptor])
-    except UvError:
-        run_uv(arguments, stdin=text, pass_fds=[descriptor])
+    # uv remembers an index's pages for a while: a lock may name a release that is newer than what it remembers.
+    for further in (["--offline"], [], ["--refresh"]):
+        try:
+            run_uv([*arguments, *further], stdin=text, pass_fds=[descriptor])
+        except UvError:
+            if further == ["--refresh"]:
+                raise
+        else:
+            return
 
 
 def _remove(folder: Path) -> None:
