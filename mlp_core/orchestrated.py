@@ -74,6 +74,8 @@ def begin(session: Session, arguments: argparse.Namespace) -> dict[str, Any]:
         given = json.loads(arguments.parameters)
     except ValueError as error:
         raise UsageError(f"--parameters is no JSON object: {error}") from None
+    if not isinstance(given, dict):
+        raise UsageError(f"--parameters is no JSON object: {names.shown(arguments.parameters)}")
     texts = {**blueprint.parameters, **{name: str(value) for name, value in given.items()}}
     resolved = resolve(flow, texts, from_text=True)
     refs = {name: values.put(name, value) for name, value in resolved.items()} | dict(blueprint.constants)

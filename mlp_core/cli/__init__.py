@@ -25,21 +25,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0; 1 for a failed run; 2 for what was refused beforehand; 130 for an interrupt.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # The imports of everything else take longer than this answer.
-    if arguments in ([], ["-h"], ["--help"], ["help"]):
-        from mlp_core.cli.commands import overview
-
-        sys.stdout.write(overview() + "\n")
-        return 0
-    if arguments == ["--version"]:
-        from mlp_core.version import CORE_VERSION
-
-        sys.stdout.write(f"mlp {CORE_VERSION}\n")
-        return 0
+    answer = _quick_answer(arguments)
+    if answer:
+        return _print(answer)
     from mlp_core.cli.dispatch import carry_out
     from mlp_core.cli.report import guarded
 
     return guarded(lambda: carry_out(arguments))
+
+
+def _print(text: str) -> int:
+    """Print a text, and return the exit status."""
+    if sys.stdout is None:  # the process was started without one
+        return 0
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        from mlp_core.cli.report import output_failed
+
+        return output_failed(error)
+    return 0
+
+
+def _quick_answer(arguments: list[str]) -> str:
+    """Return what is printed for a command line that needs nothing else; importing the rest would take longer."""
+    if arguments in ([], ["-h"], ["--help"], ["help"]):
+        from mlp_core.cli.commands import overview
+
+        return overview() + "\n"
+    if arguments == ["--version"]:
+        from mlp_core.version import CORE_VERSION
+
+        return f"mlp {CORE_VERSION}\n"
+    return ""
 
 
 def run_flow_main(flow: type[Any], argv: Sequence[str] | None = None) -> NoReturn:

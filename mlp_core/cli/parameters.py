@@ -105,7 +105,7 @@ def pairs(given: Sequence[str], option: str) -> dict[str, str]:
         if not equals or not name:
             raise UsageError(f"{option} {shown(pair)} is refused", hint="it must be NAME=VALUE: alpha=0.1")
         if any(_same(name, other) for other in found):
-            raise UsageError(f"parameter {shown(name)} is given twice by {option}")
+            raise UsageError(f"parameter {shown(name)} is given twice")
         found[name] = value
     return found
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import mlp_hookspecs
 from mlp_core.cli.text import place, safe_text
-from mlp_core.errors import FlowError, MlpError
+from mlp_core.errors import FlowError, MlpError, UsageError
 from mlp_hookspecs import MlpWarning
 
 if TYPE_CHECKING:
@@ -40,28 +40,57 @@ def guarded(action: Callable[[], int]) -> int:
     int
         The exit status.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    _prepare_streams()
+    try:
+        os.getcwd()  # noqa: PTH109 # whether there is one
+    except OSError:
+        _say(f"{_label('error', 31)} the working folder is no longer there\n  hint: change to one that is")
+        return UsageError.exit_status
     try:
         with _plain_warnings():
             status = action()
-        sys.stdout.flush()
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        forget_output()
-        return BROKEN_PIPE
+    except BrokenPipeError as error:
+        return output_failed(error)
     except MlpError as error:
         show_error(error)
         status = error.exit_status
     except Exception as error:  # noqa: BLE001 # whatever it is, the user gets a message and a status
         _show_unexpected(error)
         status = 1
-    with contextlib.suppress(BrokenPipeError):
+    try:
         sys.stdout.flush()
+    except OSError as error:
+        failed = output_failed(error)
+        return status or failed
     return status
+
+
+def output_failed(error: OSError) -> int:
+    """Return the exit status where standard output cannot be written any more; a reader that left needs no message."""
+    forget_output()
+    if isinstance(error, BrokenPipeError):
+        return BROKEN_PIPE
+    _say(f"{_label('error', 31)} {error.strerror}: standard output")
+    return 1
+
+
+def _prepare_streams() -> None:
+    """Make the standard streams ones that can be written to, whatever the process was started with."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # Else the next file that is opened, a journal for example, would be what is printed to.
+            os.open(os.devnull, os.O_RDWR)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115 # for the process's life, by number
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def show_error(error: MlpError) -> None:

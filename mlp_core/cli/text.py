@@ -189,8 +189,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def put(text: str, stream: TextIO | None = None) -> None:
-    """Print a line, by default on standard output."""
-    (sys.stdout if stream is None else stream).write(text + "\n")
+    """Print a line, by default on standard output; OSError where that is full."""
+    try:
+        (sys.stdout if stream is None else stream).write(text + "\n")
+    except OSError as error:
+        error.filename = error.filename or "standard output"
+        raise
 
 
 def put_json(data: object) -> None:
