@@ -171,7 +171,7 @@ def runtime_folder() -> Path | None:
     return folder if private else None
 
 
-def take_dead(folder: Path | None, pid: int | None = None) -> list[Crumb]:
+def take_dead(folder: Path | None, pid: int | None = None, *, keep: bool = False) -> list[Crumb]:
     """Return the marks of processes that died inside a plugin, and remove the files of all that are dead.
 
     Parameters
@@ -180,6 +180,8 @@ def take_dead(folder: Path | None, pid: int | None = None) -> list[Crumb]:
         The runtime folder.
     pid : int, optional
         Look only at this process's file.
+    keep : bool
+        Whether to leave the files for a later command.
 
     Returns
     -------
@@ -195,11 +197,11 @@ def take_dead(folder: Path | None, pid: int | None = None) -> list[Crumb]:
         for path in sorted(folder.glob(f"{start}*{_SUFFIX}")):
             # Opening a file of our own and closing it again would give up the lock on it.
             if not path.name.startswith(own):
-                found += _take(path)
+                found += _take(path, keep=keep)
     return found
 
 
-def _take(path: Path) -> list[Crumb]:
+def _take(path: Path, *, keep: bool) -> list[Crumb]:
     """Read and remove one file, if its process is dead."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -208,7 +210,8 @@ def _take(path: Path) -> list[Crumb]:
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         content = os.read(fd, _SLOT * _SLOTS)
-        path.unlink(missing_ok=True)
+        if not keep:
+            path.unlink(missing_ok=True)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             return []  # somebody holds the lock: the process lives

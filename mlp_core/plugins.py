@@ -29,6 +29,8 @@ from mlp_hookspecs import ENTRY_POINT_GROUP, PROJECT_NAME, PluginId, PluginWarni
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from mlp_hookspecs import Failure
+
 CORE_DISTRIBUTION: Final = "mlp-core"
 
 Status = Literal["builtin", "loaded", "denied", "failed", "disabled"]
@@ -166,6 +168,23 @@ class LoadingRules:
     strict: bool = False
     timeout: float = 60
     worker: bool = False
+
+
+def blame_death(failure: Failure, pid: int) -> Failure:
+    """Return the failure of a worker that died on this host, with the plugin's name where it died inside one.
+
+    The mark is left for the next command, which tells of it too.
+    """
+    for crumb in take_dead(runtime_folder(), pid, keep=True):
+        name = crumb.plugin.name
+        message = f"{failure.message}, inside {crumb}; {variable_name('plugins.deny')}={name} leaves it out"
+        return attrs.evolve(failure, kind="timeout" if failure.kind == "timeout" else "plugin", message=message)
+    return failure
+
+
+def forgive_death(pid: int) -> None:
+    """Remove the marks of a worker that was ended on purpose, wherever it was."""
+    take_dead(runtime_folder(), pid)
 
 
 def load_plugins(rules: LoadingRules) -> Plugins:

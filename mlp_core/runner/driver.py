@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import os
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 
 from mlp_core.errors import MlpError
+from mlp_core.plugins import blame_death, forgive_death
 from mlp_core.runner.admission import Admission, Demand, Machine
 from mlp_core.runner.inbox import Ended, Logged, Message, Signalled, Started
 from mlp_core.runner.requests import RunSetup, StepSetup, launch_request
@@ -88,6 +90,7 @@ class _Attempt:
     number: int
     caught: Failure | None = None
     timed_out: bool = False
+    pid: int = 0
     tail: deque[bytes] = attrs.field(factory=lambda: deque(maxlen=8))
 
 
@@ -214,9 +217,13 @@ class Driver:
             # Also an exception: it was raised while the step was being ended.
             limit = self._steps[attempt.task.key.step].planned.plan.timeout_seconds
             text = f"the attempt took longer than {limit:g} s"
-            outcome = attrs.evolve(outcome, failure=attrs.evolve(failure, kind="timeout", message=text))
+            failure = attrs.evolve(failure, kind="timeout", message=text)
+            outcome = attrs.evolve(outcome, failure=blame_death(failure, attempt.pid))
         elif failure is not None and self._cancelled and failure.kind in ("killed", "exit"):
             outcome = attrs.evolve(outcome, failure=Failure("cancelled", "the run was interrupted"))
+            forgive_death(attempt.pid)
+        elif failure is not None and failure.kind in ("killed", "exit"):
+            outcome = attrs.evolve(outcome, failure=blame_death(failure, attempt.pid))
         return attempt, outcome
 
     def _decide(self, attempt: _Attempt, outcome: StepOutcome) -> _Attempt | None:
@@ -407,6 +414,8 @@ class Driver:
         attempt = self._attempts.get(message.attempt_id)
         if attempt is None:
             return
+        if message.host == os.uname().nodename:
+            attempt.pid = message.pid
         limit = self._steps[attempt.task.key.step].planned.plan.timeout_seconds
         if limit is not None:
             self._at(limit, "timeout", message.attempt_id)

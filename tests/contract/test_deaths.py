@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 from typing import TYPE_CHECKING
 
 import pytest
@@ -200,3 +201,72 @@ def test_living_process_is_not_blamed(lab: Lab) -> None:
         "plugin p-slow (mlp-plugin-p-slow 1.0), while it was imported"
     ]
     assert crumbs(lab) == []
+
+
+FLOW = """
+    from mlp_core import FlowSpec, run, step
+
+    class Dying(FlowSpec):
+        @step
+        def start(self):
+            self.next(self.end)
+
+        @step
+        def end(self):
+            pass
+
+    if __name__ == "__main__":
+        Dying()
+"""
+
+
+def run_flow(lab: Lab, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a flow of two steps in the lab."""
+    (lab.project / "flow.py").write_text(textwrap.dedent(FLOW))
+    code = f"import sys; from mlp_core.cli import main; sys.exit(main(['run', 'flow.py', *{list(arguments)!r}]))"
+    return lab.run(code, **variables)
+
+
+def test_worker_that_dies_in_a_plugin(lab: Lab) -> None:
+    """An attempt whose process a plugin ends has failed by the plugin's fault; the next command names it once."""
+    body = "    if step.node.name == 'end':\n        import os; os._exit(4)\n"
+    lab.install("p-deadly", f"@hookimpl\ndef mlp_wrap_step(step):\n{body}")
+    culprit = "inside plugin p-deadly (mlp-plugin-p-deadly 1.0), in its mlp_wrap_step"
+    died = run_flow(lab)
+    assert died.returncode == 1
+    assert f"end/0 failed: the process exited with status 4 before the step had finished, {culprit}" in died.stderr
+    assert "MLP_PLUGINS_DENY=p-deadly leaves it out" in died.stderr
+    assert f"ended {culprit}" in lab.run(LOAD).stderr
+    assert lab.run(LOAD).stderr == ""
+    assert run_flow(lab, MLP_PLUGINS_DENY="p-deadly").returncode == 0
+
+
+def test_attempt_that_hangs_in_a_plugin(lab: Lab) -> None:
+    """A time limit that ends an attempt inside a plugin names the plugin."""
+    lab.install("p-stuck", "@hookimpl\ndef mlp_wrap_step(step):\n    while True: pass\n")
+    stuck = run_flow(lab, "--with", "timeout:seconds=1,grace=0")
+    assert stuck.returncode == 1
+    assert "the attempt took longer than 1 s, inside plugin p-stuck (mlp-plugin-p-stuck 1.0)" in stuck.stderr
+
+
+def test_interrupted_run_blames_nobody(lab: Lab) -> None:
+    """A worker that was in a plugin when the user interrupted the run is no plugin's victim."""
+    entered = lab.project / "entered"
+    body = f"    import pathlib, time; pathlib.Path({str(entered)!r}).touch(); time.sleep(1000)\n"
+    lab.install("p-slow", f"@hookimpl\ndef mlp_wrap_step(step):\n{body}")
+    program = f"""
+        import os, pathlib, signal, sys, threading, time
+        from mlp_core.cli import main
+        def interrupt():
+            while not pathlib.Path({str(entered)!r}).exists():
+                time.sleep(0.01)
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.2)
+        threading.Thread(target=interrupt, daemon=True).start()
+        sys.exit(main(["run", "flow.py", "--isolation", "spawn"]))
+    """
+    (lab.project / "flow.py").write_text(textwrap.dedent(FLOW))
+    assert lab.run(program).returncode == 130
+    later = lab.run(LOAD)
+    assert (later.stdout, later.stderr) == ("{'p-slow': 'loaded'}\n", "")
