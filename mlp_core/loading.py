@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from mlp_core.errors import FlowError, UsageError
 from mlp_core.names import shown
 from mlp_core.parameters import parameters_of
-from mlp_hookspecs import CodeRef
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import ModuleType
+
+    from mlp_hookspecs import CodeRef
 
 MARK = "__mlp_flow__"
 """The class attribute that tells flow classes from others."""
@@ -107,6 +108,8 @@ def code_ref(flow: type[Any], root: Path) -> CodeRef:
     CodeRef
         By file where the class has one and stands at its top level; by value otherwise.
     """
+    from mlp_hookspecs import CodeRef
+
     module = sys.modules.get(flow.__module__)
     file = getattr(module, "__file__", None)
     if file is None or "<locals>" in flow.__qualname__ or not Path(file).is_file():

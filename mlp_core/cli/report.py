@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import io
 import os
 import re
@@ -40,6 +42,8 @@ def guarded(action: Callable[[], int]) -> int:
     int
         The exit status.
     """
+    # Nothing that is left when the process ends is worth a search for cycles, which takes longer than most commands.
+    atexit.register(gc.freeze)
     _prepare_streams()
     try:
         os.getcwd()  # noqa: PTH109 # whether there is one
