@@ -6,6 +6,7 @@ import ast
 import inspect
 import linecache
 import sys
+import threading
 import warnings
 from collections.abc import Mapping
 from types import FunctionType
@@ -20,6 +21,9 @@ from mlp_hookspecs.types.option import OPTIONS_ATTRIBUTE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# Python 3.11 counts the depth of a tree for all threads together, and fails where two build one at once.
+_PARSING = threading.Lock()
 
 STEP_ATTRIBUTE = "__mlp_step__"
 """The attribute that ``@step`` sets on a function: a dictionary with ``start`` and ``end``."""
@@ -337,7 +341,8 @@ class _FlowReader:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # whoever imported the file has had them
                 try:
-                    tree = ast.parse("".join(lines))
+                    with _PARSING:
+                        tree = ast.parse("".join(lines))
                 except (SyntaxError, ValueError, RecursionError):
                     return None
             self.files[name] = _index(name, tree) if lines else None

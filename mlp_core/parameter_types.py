@@ -28,7 +28,7 @@ class JSONType:
     """The type of a parameter whose value is any JSON: ``Parameter("grid", type=JSONType, default='{"a": 1}')``."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ValueType:
     """How to read the values of one type.
 
@@ -377,7 +377,7 @@ def _mapping(key: ValueType | None, item: ValueType | None) -> ValueType:
 _SIMPLE |= {list: _sequence(list, None, ","), tuple: _sequence(tuple, None, ","), dict: _mapping(None, None)}
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Field:
     """A field of an attrs class or dataclass."""
 

@@ -62,7 +62,7 @@ class ReadyTask:
     split: TaskKey | None = None
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Join:
     """A join that waits for its branches."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from mlp_core.cli.text import safe_line
@@ -222,7 +221,9 @@ def add_settings(parser: Parser, declared: Iterable[Any], section: str) -> dict[
 
 def unknown_option(flag: str, known: Iterable[str], where: str = "") -> UsageError:
     """Return the error for an option that nobody knows."""
-    close = difflib.get_close_matches(flag, sorted(known), 1, 0.6)
+    from difflib import get_close_matches
+
+    close = get_close_matches(flag, sorted(known), 1, 0.6)
     hint = f"did you mean {close[0]}?" if close else where
     return UsageError(f"unknown option {safe_line(flag)}", hint=hint)
 

@@ -37,7 +37,7 @@ def choose_progress(*, quiet: bool, as_json: bool) -> Progress:
     return PlainProgress(sys.stdout)
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class LogLines:
     """Joins what arrives in pieces to whole lines, separately for each attempt and stream."""
 
