@@ -384,7 +384,7 @@ def _convert(setting: Setting, value: object, where: str, base: Path) -> Any:
         raise ValueError(f"setting {setting.name} ({where}) is {given}; it must be {_EXPECTED[setting.type]}")
     for each in converted if isinstance(converted, tuple) else (converted,):
         if isinstance(each, str) and _SURROGATES.search(each):
-            given = "a secret" if setting.secret else shown(each)
+            given = "a secret" if setting.secret else shown(value if isinstance(value, str) else each)
             raise ValueError(f"setting {setting.name} ({where}) is {given}; it must be text in UTF-8")
     return converted
 
