@@ -68,7 +68,7 @@ class Claim:
 
     @property
     def ratio(self) -> float:
-        """Ours by the peer's: by default the median of the ratios within rounds, which a changing load disturbs least."""
+        """Ours by the peer's: by default the median of the rounds' ratios, which a changing load disturbs least."""
         if self.best:
             return self.typical(self.ours) / self.typical(self.peer)
         return statistics.median(own / other for own, other in zip(self.ours, self.peer, strict=True))
