@@ -88,6 +88,33 @@ def loads(cls: type[_T], data: bytes | str) -> _T:
     return decode(cls, json.loads(data))
 
 
+def prepare(*classes: type[Any]) -> None:
+    """Get ready to encode and decode classes and all that they hold, for processes that have the time for it now.
+
+    Parameters
+    ----------
+    *classes : type
+        Classes of the contract.
+    """
+    waiting: list[Any] = list(classes)
+    seen = set(waiting)
+    while waiting:
+        cls = waiting.pop()
+        _encoder(cls)
+        _decoder(cls)
+        found = [part for hint in _hints(cls).values() for part in _parts(hint) if part not in seen and attrs.has(part)]
+        seen.update(found)
+        waiting += found
+
+
+def _parts(hint: Any) -> list[Any]:
+    """Return the classes that an annotation names."""
+    arguments = typing.get_args(hint)
+    if arguments:
+        return [part for argument in arguments for part in _parts(argument)]
+    return [hint] if isinstance(hint, type) else []
+
+
 def _same(value: object) -> object:
     """Return the value itself: the codec of all that JSON holds as it is."""
     return value

@@ -26,14 +26,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mlp_core.builtin.local.forking import CONTROL_FD, ENTRY, HEADER_BYTES
-from mlp_hookspecs import CodeWarning, StepRequest, wire
+from mlp_hookspecs import CodeWarning, StepOutcome, StepRequest, wire
 from mlp_hookspecs.process import MessageWriter
 from mlp_hookspecs.trees import adopt_orphans, die_with_parent, kill_all_below, kill_orphans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mlp_hookspecs import StepOutcome
 
 _UNSAFE_THREADS = ("grpc", "polars", "rayon", "tokio", "torch", "tensorflow", "jax", "ray")
 """What the names of threads begin with that do not survive a fork."""
@@ -70,6 +69,8 @@ def become(control: socket.socket) -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _settle()
+        # The driver is still freezing the run: what every request needs is made meanwhile.
+        wire.prepare(StepRequest, StepOutcome)
         setup = _receive(control)
         if setup is not None:
             given = json.loads(setup[1])
