@@ -10,6 +10,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from cookiecutter.exceptions import FailedHookException
 from cookiecutter.main import cookiecutter
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +61,35 @@ def test_every_blank_is_filled_in(made: Path) -> None:
         assert "cookiecutter" not in path.read_text() + str(path.relative_to(made)), path
 
 
+@pytest.mark.parametrize(
+    ("answers", "refused"),
+    [
+        ({"name": "Tape Deck"}, "name 'Tape Deck'"),
+        ({"name": "../x"}, "name '../x'"),
+        ({"name": ""}, "name ''"),
+        ({"name": "tape--deck"}, "name 'tape--deck'"),
+        ({"description": 'It says "hello".'}, "description"),
+        ({"author": "a\nb"}, "author"),
+    ],
+)
+def test_bad_answers_are_refused(
+    answers: dict[str, str], refused: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An answer that no distribution can be made from is told, and leaves no file behind."""
+    with pytest.raises(FailedHookException):
+        cookiecutter(str(ROOT / "plugin-template"), no_input=True, output_dir=str(tmp_path), extra_context=answers)
+    assert f"the {refused}" in capfd.readouterr().err
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_readme_names_the_setting(made: Path) -> None:
+    """The README of a plugin with a hyphen in its name spells setting and variable as the platform does."""
+    text = (made / "README.md").read_text()
+    assert "`tape_deck.digits`" in text
+    assert "`MLP_TAPE_DECK_DIGITS`" in text
+    assert "`--tape-deck-digits`" in text
+
+
 def test_its_own_tests_pass(made: Path) -> None:
     """What it brings is green before anything is changed."""
     done = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=made)
@@ -101,3 +131,5 @@ def test_installed_it_acts_on_a_flow(made: Path, tmp_path: Path) -> None:
     assert {plugin["name"]: plugin["status"] for plugin in listed}["tape-deck"] == "loaded"
     done = run(mlp, "run", "flow.py", cwd=tmp_path, MLP_TAPE_DECK_DIGITS="1")
     assert "the first step took 0.0 s" in done.stdout
+    done = run(mlp, "run", "flow.py", "--tape-deck-digits", "3", cwd=tmp_path)
+    assert "the first step took 0.0" in done.stdout

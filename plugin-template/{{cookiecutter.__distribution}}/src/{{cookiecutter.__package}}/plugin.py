@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mlp_hookspecs import Option, Setting, Wrap, hookimpl
-from {{ cookiecutter.package }}.options import Timed
+from {{ cookiecutter.__package }}.options import Timed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @hookimpl
 def mlp_settings() -> Sequence[Setting]:
     """Declare the settings."""
-    return (Setting("{{ cookiecutter.name | replace('-', '_') }}.digits", "int", 2, "Digits behind the point."),)
+    return (Setting("{{ cookiecutter.__settings }}.digits", "int", 2, "Digits behind the point."),)
 
 
 @hookimpl
@@ -32,14 +32,16 @@ def mlp_wrap_step(step: StepHandle) -> Wrap | None:
     """Put a stopwatch around the steps that are decorated."""
     for option in step.options:
         if isinstance(option, Timed):
-            digits = step.settings["{{ cookiecutter.name | replace('-', '_') }}.digits"]
+            digits = step.settings["{{ cookiecutter.__settings }}.digits"]
             return Wrap(priority=50, name="timed", context=stopwatch(option.label or step.key.step, digits))
     return None
 
 
 @contextmanager
 def stopwatch(label: str, digits: int) -> Iterator[None]:
-    """Print how long the body took."""
+    """Print how long the body took, also where it raised; the task's log is where its author looks."""
     began = time.perf_counter()
-    yield
-    print(f"{label} took {time.perf_counter() - began:.{digits}f} s")  # the task's log is where its author looks
+    try:
+        yield
+    finally:
+        print(f"{label} took {time.perf_counter() - began:.{digits}f} s")

@@ -6,12 +6,12 @@ import pluggy
 import pytest
 
 from mlp_hookspecs import PROJECT_NAME, TaskKey, specs
-from {{ cookiecutter.package }} import Timed, plugin, timed
+from {{ cookiecutter.__package }} import Timed, plugin, timed
 
 
 def step(*options: object) -> types.SimpleNamespace:
     """Return what a wrap sees of a running step."""
-    settings = {"{{ cookiecutter.name | replace('-', '_') }}.digits": 3}
+    settings = {"{{ cookiecutter.__settings }}.digits": 3}
     return types.SimpleNamespace(key=TaskKey("train"), options=options, settings=settings)
 
 
