@@ -14,6 +14,7 @@ import pytest
 
 from mlp_hookspecs import CodeRef, RunContext, StepNode, StepRequest, TaskKey, WorkerCommand, wire
 from mlp_hookspecs.process import (
+    WorkerLoop,
     descendants,
     failure_of_exit,
     kill_tree,
@@ -155,3 +156,15 @@ def _is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (ProcessLookupError, FileNotFoundError):
         return False
+
+
+def test_closed_loop_writes_to_nobody(tmp_path: Path) -> None:
+    """An end that comes after the loop was closed is forgotten; it does not go to a file that got the pipe's number."""
+    loop = WorkerLoop(RecordingSink())
+    loop.start()
+    loop.close()
+    files = [(tmp_path / str(number)).open("wb") for number in range(20)]
+    loop.exited("id", 0)
+    for file in files:
+        file.close()
+    assert [path.name for path in tmp_path.iterdir() if path.stat().st_size] == []

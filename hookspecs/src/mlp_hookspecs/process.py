@@ -113,11 +113,13 @@ class WorkerLoop:
         self._thread.start()
 
     def call(self, function: Callable[[], None]) -> None:
-        """Run a function in the loop's thread, soon."""
+        """Run a function in the loop's thread, soon; after `close` it is forgotten."""
         with self._lock:
+            if self._wake_write < 0:
+                return
             self._calls.append(function)
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_write, b"x")
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._wake_write, b"x")
 
     def watch(self, fd: int, ready: Callable[[], None]) -> None:
         """Call a function in the loop's thread whenever a descriptor is readable; call this in that thread."""
@@ -170,8 +172,11 @@ class WorkerLoop:
         for attempt in list(self._attempts.values()):
             self._drop(attempt)
         self._selector.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        with self._lock:
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+            # Whoever still has something to tell must not write to a file that gets the number next.
+            self._wake_read = self._wake_write = -1
 
     def _run(self) -> None:
         """Read until closed."""
