@@ -4,8 +4,8 @@ import types
 
 import pluggy
 import pytest
-
 from mlp_hookspecs import PROJECT_NAME, TaskKey, specs
+
 from {{ cookiecutter.__package }} import Timed, plugin, timed
 
 

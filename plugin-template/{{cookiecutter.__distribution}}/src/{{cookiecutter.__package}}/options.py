@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 import attrs
-
 from mlp_hookspecs import Option, decorator
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mlp_hookspecs import Option, Setting, Wrap, hookimpl
+
 from {{ cookiecutter.__package }}.options import Timed
 
 if TYPE_CHECKING:
