@@ -36,7 +36,15 @@ def reserved_names(flow: type[Any]) -> frozenset[str]:
 
 
 def class_constants(flow: type[Any]) -> dict[str, Any]:
-    """Return the class attributes of a flow that are data: constants of every run."""
+    """Return the class attributes of a flow that are data: constants of every run; private names are left out."""
+    return {name: value for name, value in class_data(flow).items() if not name.startswith("_")}
+
+
+def class_data(flow: type[Any]) -> dict[str, Any]:
+    """Return the class attributes of a flow that are data, whatever their names: what no step can assign.
+
+    Python finds a class attribute before it asks for an artifact, so what a step assigned to that name would be lost.
+    """
     found: dict[str, Any] = {}
     parameters = parameters_of(flow)
     for base in reversed(flow.__mro__):
@@ -44,7 +52,7 @@ def class_constants(flow: type[Any]) -> dict[str, Any]:
             continue
         for name, value in vars(base).items():
             is_data = not callable(value) and not hasattr(value, "__get__") and not isinstance(value, type)
-            if not name.startswith("_") and is_data and name not in parameters:
+            if not name.startswith("__") and is_data and name not in parameters:
                 found[name] = value
     return found
 

@@ -19,7 +19,7 @@ from mlp_core.errors import CaughtFailure, MlpError, PluginError
 from mlp_core.facts import current
 from mlp_core.graph import parse_flow
 from mlp_core.hooks import Hooks, build_worker_hooks
-from mlp_core.loading import IMPORTING, class_constants, load_code
+from mlp_core.loading import IMPORTING, class_data, load_code
 from mlp_core.parameters import parameters_of
 from mlp_core.store import Store
 from mlp_core.store.faults import opened
@@ -113,7 +113,7 @@ class Worker:
 
     def __attrs_post_init__(self) -> None:
         """Read the flow once, for all its requests."""
-        names = {*parameters_of(self.flow), *class_constants(self.flow)}
+        names = {*parameters_of(self.flow), *class_data(self.flow)}
         graph = FlowGraph("", "", "", ()) if self.is_rehearsal else parse_flow(self.flow).graph
         object.__setattr__(self, "constants", frozenset(names))
         object.__setattr__(self, "graph", graph)
@@ -208,7 +208,8 @@ class Worker:
             wraps = [] if self.is_rehearsal else self.hooks.wraps(handle)
         except Exception as error:  # noqa: BLE001 # whatever a plugin raises is this attempt's failure
             return _plugin_failure(error)
-        return _run_wrapped(wraps, lambda: step(*arguments), state.values)
+        is_silent = request.catches and not request.print_exception
+        return _run_wrapped(wraps, lambda: step(*arguments), state.values, is_silent=is_silent)
 
     def _succeed(self, request: StepRequest, state: TaskState, handle: Handle) -> StepOutcome:
         """Store the artifacts of a step that came to its end."""
@@ -223,7 +224,9 @@ class Worker:
             failure = Failure(kind, one_line(error), type=type(error).__name__)
             if request.catches and kind == "artifact":
                 return self._catch(request, state, handle, failure)
-            return StepOutcome("failed", failure=failure, attachments=tuple(handle.attachments))
+            return StepOutcome(
+                "failed", failure=failure, reads=tuple(sorted(state.reads)), attachments=tuple(handle.attachments)
+            )
         return StepOutcome(
             "succeeded",
             assigned=assigned,
@@ -275,6 +278,7 @@ class Handle:
         self.facts: dict[str, Any] = {}
         self._values = values
         self._attached: dict[tuple[str, str], Attachment] = {}
+        self._live: set[tuple[str, str]] = set()
 
     @property
     def attachments(self) -> list[Attachment]:
@@ -284,36 +288,47 @@ class Handle:
     def attach(self, kind: str, name: str, content: bytes, *, live: bool = False) -> None:
         """Store a report; a later one of the same kind and name takes the place of a live one.
 
+        It is visible once the attempt has ended.
+
         Raises
         ------
         ValueError
             Where there is one that is not live.
         """
-        if (kind, name) in self._attached and not live:
+        if (kind, name) in self._attached and (kind, name) not in self._live:
             raise ValueError(f"there is already a {kind} named {name!r}; only live ones can be replaced")
         self._attached[kind, name] = Attachment(kind, name, self._values.put_bytes(content))
+        if live:
+            self._live.add((kind, name))
+        else:
+            self._live.discard((kind, name))
 
     def set_current(self, name: str, value: object) -> None:
         """Add an attribute to `current`."""
         self.facts[name] = value
 
 
-def _run_wrapped(wraps: Sequence[Wrap], body: Callable[[], None], values: Values) -> Failure | None:
+def _run_wrapped(wraps: Sequence[Wrap], body: Callable[[], None], values: Values, *, is_silent: bool) -> Failure | None:
     """Run the user's code inside the wraps, which see what it raises; return why the attempt failed, if it did.
 
-    The user's traceback is printed to the task's log. What a wrap raises is blamed on it, unless the body had failed
-    before.
+    Unless it is to be silent, the user's traceback is printed to the task's log. What a wrap raises is blamed on it,
+    unless the body had failed before.
     """
     failure: Failure | None = None
     try:
         with contextlib.ExitStack() as stack:
             for wrap in wraps:
                 stack.enter_context(wrap.context)
+            asked: list[int] = []
             try:
-                with _interruptible():
+                with _interruptible(asked):
                     body()
             except BaseException as error:
-                failure = _user_failure(error, values)
+                # Whatever the step raised while it was being ended, that it was ended is the reason.
+                if asked or isinstance(error, StepInterrupted | KeyboardInterrupt):
+                    failure = Failure("cancelled", "the step was asked to end")
+                else:
+                    failure = _user_failure(error, values, is_silent=is_silent)
                 raise
     except BaseException as error:
         if failure is not None:  # SystemExit is a failed attempt too
@@ -324,12 +339,11 @@ def _run_wrapped(wraps: Sequence[Wrap], body: Callable[[], None], values: Values
     return None
 
 
-def _user_failure(error: BaseException, values: Values) -> Failure:
+def _user_failure(error: BaseException, values: Values, *, is_silent: bool) -> Failure:
     """Return the failure that an exception of the step is."""
-    if isinstance(error, StepInterrupted | KeyboardInterrupt):
-        return Failure("cancelled", "the step was asked to end")
     text = user_traceback(error)
-    sys.stderr.write(text)
+    if not is_silent:
+        sys.stderr.write(text)
     return describe_exception(error, text, values)
 
 
@@ -343,13 +357,14 @@ def _plugin_failure(error: Exception) -> Failure:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Turn the request to end into an exception, so that the step's ``finally`` blocks run."""
+def _interruptible(asked: list[int]) -> Iterator[None]:
+    """Turn the request to end into an exception, so that the step's ``finally`` blocks run; note it in `asked`."""
     if threading.current_thread() is not threading.main_thread() or os.environ.get("MLP_WORKER_FD") is None:
         yield
         return
 
-    def interrupt(_signal: int, _frame: object) -> None:
+    def interrupt(number: int, _frame: object) -> None:
+        asked.append(number)
         raise StepInterrupted
 
     before = signal.signal(signal.SIGTERM, interrupt)

@@ -22,10 +22,11 @@ class MergeError(MlpError):
 class Input:
     """A finished task that a join reads from: its artifacts are attributes, loaded when first read."""
 
-    def __init__(self, task: TaskInput, values: Values) -> None:
-        """Make a view of a task."""
+    def __init__(self, task: TaskInput, values: Values, reads: set[str]) -> None:
+        """Make a view of a task; what is read of it is noted in `reads`."""
         self._task = task
         self._values = values
+        self._reads = reads
         self._items: list[Any] = []
 
     @property
@@ -36,6 +37,7 @@ class Input:
     @property
     def input(self) -> Any:
         """Its item of the innermost foreach; None outside of one."""
+        self._reads.add("inputs.input")
         if not self._items:
             self._items.append(item_of(self._task.frames[-1], self._values) if self._task.frames else None)
         return self._items[0]
@@ -45,6 +47,7 @@ class Input:
         if name.startswith("__"):
             raise AttributeError(name)
         ref = self._task.artifacts.get(name)
+        self._reads.add(f"inputs.{name}" if ref is not None else f"-inputs.{name}")
         if ref is None:
             close = closest(name, self._task.artifacts)
             hint = f"; did you mean {close!r}?" if close else f"; it has {', '.join(sorted(self._task.artifacts))}"
@@ -67,9 +70,9 @@ class Inputs(Sequence[Input]):
     position, ``[i.score for i in inputs]`` all of them.
     """
 
-    def __init__(self, tasks: Sequence[TaskInput], values: Values) -> None:
-        """Make views of the tasks."""
-        self._inputs = [Input(task, values) for task in tasks]
+    def __init__(self, tasks: Sequence[TaskInput], values: Values, reads: set[str]) -> None:
+        """Make views of the tasks; what is read of them is noted in `reads`."""
+        self._inputs = [Input(task, values, reads) for task in tasks]
         self._steps = [task.key.step for task in tasks]
 
     @overload

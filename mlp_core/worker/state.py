@@ -49,9 +49,9 @@ class TaskState:
         """Take over what the request makes visible."""
         self.request = request
         self.values = values
-        self.inputs = Inputs(request.inputs, values) if request.node.is_join else None
-        self.transition: Transition | None = None
         self.reads: set[str] = set()
+        self.inputs = Inputs(request.inputs, values, self.reads) if request.node.is_join else None
+        self.transition: Transition | None = None
         self.removed: set[str] = set()
         self.constants = constants
         self.merged: dict[str, ArtifactRef] = {}
@@ -155,7 +155,9 @@ class TaskState:
         if not tasks and self.request.split is not None:
             tasks = (self.request.split,)
         skip = {*self.assigned(), *self.constants}
-        self.merged.update(merge_refs(tasks, include=list(include), exclude=list(exclude), skip=skip))
+        merged = merge_refs(tasks, include=list(include), exclude=list(exclude), skip=skip)
+        self.reads.update(f"inputs.{name}" for name in merged)
+        self.merged.update(merged)
 
     # ------------------------------------------------------------------------------------------------ going on
 

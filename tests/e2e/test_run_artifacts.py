@@ -247,10 +247,12 @@ class Stubborn:
 class Flow(FlowSpec):
     kind = Parameter("kind", default="")
     rate = 0.5
+    _hidden = 1
 
     @step
     def start(self):
         self.fine = 1
+        assert self._hidden == 1
         exec(self.kind)
         self.next(self.end)
 
@@ -297,6 +299,7 @@ def test_what_cannot_be_stored_is_named(project: Project, kind: str, message: st
     [
         ("self.kind = 'b'", "'kind' is a parameter or class attribute and cannot be assigned"),
         ("self.rate = 1", "'rate' is a parameter or class attribute and cannot be assigned"),
+        ("self._hidden = 2", "'_hidden' is a parameter or class attribute and cannot be assigned"),
         ("del self.kind", "'kind' is a parameter or class attribute and cannot be deleted"),
         ("self.next = 1", "'next' belongs to FlowSpec and cannot be an artifact"),
         ("self.input = 1", "'input' belongs to FlowSpec and cannot be an artifact"),
@@ -316,6 +319,13 @@ def test_refused_names(project: Project, kind: str, message: str) -> None:
     failure = ran.failure("start")
     assert message in failure.message
     assert "mlp_core/" not in failure.traceback
+
+
+def test_reads_of_a_step_whose_artifacts_cannot_be_stored(project: Project) -> None:
+    """What a step read is recorded also where it failed when its artifacts were to be stored."""
+    ran = project.run(REFUSALS, isolation="inline", parameters={"kind": "self.lock = threading.Lock()"})
+    assert ran.failure("start").kind == "artifact"
+    assert ran.outcome("start").reads == ("kind",)
 
 
 def test_properties_are_the_class_s(project: Project) -> None:

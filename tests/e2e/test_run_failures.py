@@ -236,6 +236,17 @@ def test_catch_of_what_cannot_be_stored(project: Project) -> None:
     assert "half" not in ran.artifacts()
 
 
+@pytest.mark.parametrize("shown", [True, False])
+def test_printing_a_caught_exception(project: Project, *, shown: bool) -> None:
+    """The log has every attempt's traceback, but the caught one's only where that is wanted; its record always has."""
+    code = POLICIES.replace('var="problem"', f'var="problem", print_exception={shown}')
+    ran = project.run(code, isolation="inline", parameters={"kind": "always", "counter": os.devnull})
+    assert ran.status == "succeeded"
+    assert "raise ValueError" in ran.log("work", 1)
+    assert ("raise ValueError" in ran.log("work", 2)) is shown
+    assert "raise ValueError" in ran.value("problem").traceback
+
+
 def test_with_retry_and_its_pin(project: Project) -> None:
     """``--with retry`` retries every step but one that says ``retry(times=0)``."""
     code = """

@@ -475,6 +475,8 @@ class Flow(FlowSpec):
             inputs.a.same2
         elif self.kind == "own":
             self.same
+        elif self.kind == "read a branch":
+            inputs.a.x, inputs[1].input, hasattr(inputs.b, "none")
         elif self.kind == "change":
             self.merge_artifacts(inputs, include=["same", "z"])
             self.z.append(2)
@@ -516,6 +518,20 @@ def test_merged_artifacts_can_be_changed(project: Project) -> None:
     ran = merged(project, "change")
     assert ran.value("z") == [1, 2]
     assert "same" not in ran.artifacts()
+
+
+@pytest.mark.parametrize(
+    ("kind", "reads"),
+    [
+        ("include", ("inputs.same", "kind")),
+        ("exclude", ("inputs.gone", "inputs.only", "inputs.same", "inputs.touched", "inputs.z", "kind")),
+        ("unknown artifact", ("-inputs.same2", "kind")),
+        ("read a branch", ("-inputs.none", "inputs.input", "inputs.x", "kind")),
+    ],
+)
+def test_what_a_join_reads_is_recorded(project: Project, kind: str, reads: tuple[str, ...]) -> None:
+    """What a join read of its branches, or merged, is part of its record, as is what it asked for in vain."""
+    assert merged(project, kind).outcome("join").reads == reads
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ class Flow(FlowSpec):
         if not (self.input == 2 and os.path.exists("block")):
             self.note()
         if self.input == 2 and os.path.exists("block"):
-            for way in {"": (False, True), "ignore": (True,), "group": (False,), "alone": ()}[self.kind]:
+            for way in {"": (False, True), "ignore": (True,), "group": (False,)}.get(self.kind, ()):
                 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=way)
             if self.kind == "ignore":
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -48,6 +48,8 @@ class Flow(FlowSpec):
                     time.sleep(0.05)
             finally:
                 print("cleaned up")
+                if self.kind == "raise":
+                    raise ValueError("while cleaning up")
         self.rounds += 1
         self.more = self.rounds < 2
         self.next({True: self.loop, False: self.done}, condition="more")
@@ -147,6 +149,15 @@ def test_request_to_end(new_project: Project, processes: Processes, way: Isolati
     assert sorted(started.tasks()) == EVERY_TASK
     assert set(started.tasks().values()) == {1}
     assert new_project.read().value("rounds") == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("way", ["fork", "spawn"])
+def test_cleaning_up_that_fails(new_project: Project, processes: Processes, way: Isolation) -> None:
+    """A step that was asked to end is cancelled, whatever it raised while it cleaned up."""
+    started = Started(new_project, processes, "--isolation", way, "--kind", "raise")
+    assert started.end(signal.SIGINT)[0] == 130
+    failure = new_project.read().failure("loop/2")
+    assert (failure.kind, failure.message) == ("cancelled", "the step was asked to end")
 
 
 def test_second_request_kills(new_project: Project, processes: Processes) -> None:

@@ -307,7 +307,7 @@ def test_a_failing_wrap_is_blamed(plugins: Plugins, body: str, message: str) -> 
 
 
 def test_wraps_add_to_current_and_attach(plugins: Plugins) -> None:
-    """A wrap adds attributes to `current`, and stores reports with the attempt."""
+    """A wrap adds attributes to `current`, and stores reports with the attempt; live ones until one is final."""
     plugins.install(
         "reporter",
         wrap(
@@ -318,10 +318,13 @@ def test_wraps_add_to_current_and_attach(plugins: Plugins) -> None:
             step.attach("card", "main", b"first", live=True)
             step.attach("card", "main", b"second", live=True)
             step.attach("trace", "t", b"once")
-            try:
-                step.attach("trace", "t", b"twice")
-            except ValueError as error:
-                print(error)
+            step.attach("table", "rows", b"growing", live=True)
+            step.attach("table", "rows", b"final")
+            for kind, name, live in (("trace", "t", False), ("trace", "t", True), ("table", "rows", True)):
+                try:
+                    step.attach(kind, name, b"twice", live=live)
+                except ValueError as error:
+                    print(error)
             return None
             """,
         ),
@@ -329,12 +332,15 @@ def test_wraps_add_to_current_and_attach(plugins: Plugins) -> None:
     ran = plugins.run(WRAPPED)
     assert ran.status == "succeeded", ran.state.ended
     assert "body blue start/0 0 Flow 0 start" in ran.log("start")
-    assert "there is already a trace named 't'; only live ones can be replaced" in ran.log("start")
+    log = ran.log("start")
+    assert log.count("there is already a trace named 't'; only live ones can be replaced") == 2
+    assert "there is already a table named 'rows'; only live ones can be replaced" in log
     attached = {(a.kind, a.name): a.content for a in ran.outcome("start").attachments}
     values = ran.session.values(ran.session.open_store(create=False))
     assert {place: values.get(ref) for place, ref in attached.items()} == {
         ("card", "main"): b"second",
         ("trace", "t"): b"once",
+        ("table", "rows"): b"final",
     }
 
 

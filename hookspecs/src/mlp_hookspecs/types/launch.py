@@ -350,7 +350,9 @@ class StepOutcome:
     failure : Failure or None
         Why it failed or what was caught.
     reads : tuple of str
-        The artifacts and parameters that the user's code read, sorted.
+        What the user's code read, sorted, also where the attempt failed: artifacts and parameters by name, ``input``
+        for an item of a foreach, ``inputs.NAME`` for what a join read or merged from its branches, and each with a
+        hyphen before it, as ``-NAME``, where it asked for an artifact that was not there.
     attachments : tuple of Attachment
         What plugins attached.
     started_at, finished_at : float
