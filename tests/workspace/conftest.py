@@ -37,6 +37,11 @@ class Distribution:
         return flat if flat.exists() else self.folder / "src" / self.package
 
     @property
+    def is_published(self) -> bool:
+        """Whether there are releases of it."""
+        return "Private :: Do Not Upload" not in self.project["classifiers"]
+
+    @property
     def entry_points(self) -> dict[str, str]:
         """What it announces to the core: a module for each plugin name."""
         return self.project.get("entry-points", {}).get("mlp", {})
@@ -48,6 +53,7 @@ def find_distributions() -> list[Distribution]:
         ROOT / "pyproject.toml",
         ROOT / "hookspecs/pyproject.toml",
         *sorted(ROOT.glob("mlp_plugins/*/pyproject.toml")),
+        ROOT / "reliability/pyproject.toml",
     ]
     return [Distribution(file.parent, tomllib.loads(file.read_text())["project"]) for file in files]
 

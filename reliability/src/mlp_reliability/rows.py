@@ -1,0 +1,66 @@
+"""The rows: which there are, how large they are, and how one is run."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from mlp_reliability.result import Result
+
+SEED: Final = 20260101
+"""The seed unless another is given."""
+
+
+@attrs.frozen
+class Row:
+    """One kind of harm.
+
+    Attributes
+    ----------
+    module : str
+        The module below this package whose ``run(n, seed, folder)`` does it.
+    short, long : int
+        How often the short form, which is a test, and the long form do it.
+    about : str
+        One line on it.
+    """
+
+    module: str
+    short: int
+    long: int
+    about: str
+
+
+ROWS: Final[Mapping[str, Row]] = {}
+"""The rows by name; their modules are imported when they are run."""
+
+
+def run_row(name: str, folder: Path, n: int | None = None, seed: int = SEED) -> Result:
+    """Run a row.
+
+    Parameters
+    ----------
+    name : str
+        The row.
+    folder : pathlib.Path
+        An empty folder, the only place where it writes.
+    n : int or None
+        How often to do harm; None for the short form.
+    seed : int
+        What all its choices are drawn from.
+
+    Returns
+    -------
+    Result
+        What it found.
+    """
+    row = ROWS[name]
+    module = importlib.import_module(f"mlp_reliability.{row.module}")
+    found: Result = module.run(row.short if n is None else n, seed, folder)
+    return found
