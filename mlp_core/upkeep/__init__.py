@@ -1,0 +1,1 @@
+"""How a store is kept in order: checked, mended, cleared of what nobody needs, copied and packed."""
