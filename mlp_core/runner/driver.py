@@ -12,7 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import attrs
 
@@ -39,6 +39,16 @@ GRACE_SECONDS = 5.0
 
 _FLUSH_SECONDS = 1.0
 _TAIL_BYTES = 2000
+
+
+class Clock(Protocol):
+    """What tells a driver the time; the standard library's module does."""
+
+    def time(self) -> float:
+        """Return the seconds since the epoch, which go into records."""
+
+    def monotonic(self) -> float:
+        """Return seconds that only grow, by which timers go."""
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -123,6 +133,10 @@ class Driver:
         Where to report.
     reuse : Reuse
         What an earlier run has done already.
+    machine : Machine or None
+        What this host has to give; None to measure it.
+    clock : Clock
+        The time.
     """
 
     def __init__(  # noqa: PLR0913 # all keyword-only, made in one place
@@ -136,6 +150,8 @@ class Driver:
         max_workers: int | None,
         progress: Progress,
         reuse: Reuse,
+        machine: Machine | None = None,
+        clock: Clock = time,
     ) -> None:
         """Prepare a run that has not begun."""
         self._inbox = launchers.inbox
@@ -145,8 +161,9 @@ class Driver:
         self._writer = writer
         self._progress = progress
         self._reuse = reuse
+        self._clock = clock
         self._scheduler = Scheduler(graph)
-        self._admission = self._make_admission(max_workers)
+        self._admission = self._make_admission(machine or Machine.measure(), max_workers)
         self._attempts: dict[str, _Attempt] = {}
         self._done: dict[TaskKey, _Done] = {}
         self._timers: list[tuple[float, int, str, str]] = []
@@ -177,7 +194,7 @@ class Driver:
         while self._attempts_live():
             self._turn(self._inbox.wait(self._timeout()))
         ending = self._ending()
-        self._writer.write([RunEnded(ending.status, ending.message, time.time(), self._tasks)], sync=True)
+        self._writer.write([RunEnded(ending.status, ending.message, self._clock.time(), self._tasks)], sync=True)
         self._progress.run_finished(ending.status, ending.message)
         return ending
 
@@ -244,7 +261,7 @@ class Driver:
 
     def _commit(self, decided: Sequence[tuple[_Attempt, StepOutcome, _Attempt | None]]) -> None:
         """Make ends durable, then start what follows from them."""
-        now = time.time()
+        now = self._clock.time()
         records: list[Record] = [
             AttemptFinished(
                 attempt.task.key,
@@ -285,16 +302,15 @@ class Driver:
 
     # ------------------------------------------------------------------------------------------------ starting
 
-    def _make_admission(self, max_workers: int | None) -> Admission:
+    def _make_admission(self, machine: Machine, max_workers: int | None) -> Admission:
         """Return the queue of attempts."""
         limits = {
             name: step.planned.plan.concurrency
             for name, step in self._steps.items()
             if step.planned.plan.concurrency is not None
         }
-        return Admission(
-            Machine.measure(), max_workers=max_workers, limits=limits, capacities=self._launchers.capacities()
-        )
+        capacities = self._launchers.capacities()
+        return Admission(machine, max_workers=max_workers, limits=limits, capacities=capacities)
 
     def _add_ready(self, tasks: Iterable[ReadyTask]) -> None:
         """Queue tasks; those that an earlier run has done are finished at once, with all that follows from them."""
@@ -310,7 +326,7 @@ class Driver:
                 continue
             origin, outcome = found
             frames = _bare(task.frames)
-            reused.append(TaskReused(task.key, origin, outcome, task.parents, frames, time.time()))
+            reused.append(TaskReused(task.key, origin, outcome, task.parents, frames, self._clock.time()))
             self._progress.task_reused(task.key, origin)
             waiting.extend(self._finish(task, outcome))
         if reused:
@@ -332,7 +348,7 @@ class Driver:
         batches: dict[str, list[_Attempt]] = {}
         for demand in self._admission.admit():
             batches.setdefault(demand.launcher, []).append(self._attempts[demand.id])
-        now = time.time()
+        now = self._clock.time()
         for name, attempts in batches.items():
             records: list[Record] = [AttemptStarted(a.task.key, a.number, name, now) for a in attempts]
             # Not synced: a start that a power cut takes away is a task that did not happen.
@@ -370,18 +386,18 @@ class Driver:
         """Return how long to wait for messages at most."""
         waits = []
         if self._timers:
-            waits.append(self._timers[0][0] - time.monotonic())
+            waits.append(self._timers[0][0] - self._clock.monotonic())
         if self._unflushed_since is not None:
-            waits.append(self._unflushed_since + _FLUSH_SECONDS - time.monotonic())
+            waits.append(self._unflushed_since + _FLUSH_SECONDS - self._clock.monotonic())
         return max(0.0, min(waits)) if waits else None
 
     def _at(self, seconds: float, kind: str, attempt_id: str) -> None:
         """Set a timer."""
-        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._timer_numbers), kind, attempt_id))
+        heapq.heappush(self._timers, (self._clock.monotonic() + seconds, next(self._timer_numbers), kind, attempt_id))
 
     def _fire_timers(self) -> None:
         """Do what is due."""
-        while self._timers and self._timers[0][0] <= time.monotonic():
+        while self._timers and self._timers[0][0] <= self._clock.monotonic():
             _, _, kind, attempt_id = heapq.heappop(self._timers)
             attempt = self._attempts.get(attempt_id)
             if attempt is None:
@@ -431,11 +447,11 @@ class Driver:
         self._writer.log(message.attempt_id, message.stream, message.data, message.time)
         self._progress.task_log(attempt.task.key, attempt.number, message.stream, message.data)
         if self._unflushed_since is None:
-            self._unflushed_since = time.monotonic()
+            self._unflushed_since = self._clock.monotonic()
 
     def _flush_logs(self) -> None:
         """Let readers see the logs, once a second."""
-        if self._unflushed_since is not None and time.monotonic() >= self._unflushed_since + _FLUSH_SECONDS:
+        if self._unflushed_since is not None and self._clock.monotonic() >= self._unflushed_since + _FLUSH_SECONDS:
             self._writer.flush_logs()
             self._unflushed_since = None
 
