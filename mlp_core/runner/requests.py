@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from mlp_core.contents import take_out
 from mlp_hookspecs import (
     ArtifactRef,
     CodeRef,
@@ -136,6 +137,7 @@ def launch_request(
     """
     plan = step.planned.plan
     number, caught = attempt
+    reads_from, contents = take_out(inputs[0]) if len(inputs[0]) > 1 else (inputs[0], {})
     request = StepRequest(
         run=setup.run,
         key=task.key,
@@ -143,7 +145,7 @@ def launch_request(
         node=step.planned.node,
         code=setup.code,
         store=setup.store,
-        inputs=inputs[0],
+        inputs=reads_from,
         split=inputs[1],
         parameters=setup.parameters,
         frames=task.frames,
@@ -158,6 +160,7 @@ def launch_request(
         lock=step.lock,
         variables=plan.variables,
         secrets=plan.secrets,
+        contents=contents,
     )
     return LaunchRequest(
         id=request.id,

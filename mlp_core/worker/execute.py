@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from mlp_core.contents import put_back
 from mlp_core.errors import CaughtFailure, MlpError, PluginError
 from mlp_core.facts import current
 from mlp_core.graph import parse_flow
@@ -157,6 +158,8 @@ class Worker:
 
     def _attempt(self, request: StepRequest) -> StepOutcome:
         """Carry out a request, without the measurements."""
+        if request.contents:
+            request = attrs.evolve(request, inputs=put_back(request.inputs, request.contents), contents={})
         objects = opened(request.store, self.hooks.open_store)
         try:
             store = Store.open(objects, create=False)

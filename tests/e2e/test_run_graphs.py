@@ -14,7 +14,7 @@ EVERYTHING = """
 class Flow(FlowSpec):
     @step
     def start(self):
-        self.keep = "kept"
+        self.keep = "kept" * 100
         self.xs = [10, 20]
         self.next(self.outer, foreach="xs")
 
@@ -158,7 +158,7 @@ def test_join_of_a_split(everything: Ran) -> None:
 def test_join_inherits_nothing(everything: Ran) -> None:
     """What a join does not merge is not visible after it."""
     assert "xs" not in everything.artifacts("outer_join")
-    assert everything.value("keep") == "kept"
+    assert everything.value("keep") == "kept" * 100
 
 
 def test_empty_foreach(everything: Ran) -> None:
@@ -174,7 +174,7 @@ def test_recursion(everything: Ran) -> None:
 
 def test_log(everything: Ran) -> None:
     """What a step prints is kept as its log."""
-    assert everything.log("end") == "kept\n"
+    assert everything.log("end") == "kept" * 100 + "\n"
 
 
 FOREACH = """

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
+from mlp_core.contents import put_back
 from mlp_core.runner.requests import (
     THREAD_VARIABLES,
     UNSET,
@@ -154,3 +155,16 @@ def test_path_of_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     fresh = [folder for folder in own.stdout.splitlines() if "/lib/python" in folder]
     assert fresh
     assert not set(fresh) & set(found)
+
+
+def test_a_join_s_request_repeats_nothing() -> None:
+    """What many branches have in common stands in a join's request once."""
+    shared = ArtifactRef("json", "sha256-aa", 8000, "str", b"x" * 8000)
+    branches = tuple(
+        TaskInput(TaskKey("work", (n,)), {"shared": shared, "own": attrs.evolve(REF, data=b"%d" % n)})
+        for n in range(1000)
+    )
+    request = launch_request(SETUP, step(), ReadyTask(TaskKey("join")), (branches, None), (0, None))
+    assert request.step.contents == {"sha256-aa": shared.data}
+    assert len(wire.dumps(request.step)) < 500_000
+    assert put_back(request.step.inputs, request.step.contents) == branches

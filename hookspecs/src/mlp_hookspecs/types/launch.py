@@ -302,6 +302,9 @@ class StepRequest:
         References of secrets to be fetched on the host.
     gang_size : int or None
         For a gang's member, how many there are.
+    contents : mapping of str to bytes
+        Content that several references of `inputs` have in common, by its hash: it is left out of them, so that a
+        join of many branches repeats nothing. The worker puts it back.
     """
 
     run: RunContext
@@ -326,6 +329,7 @@ class StepRequest:
     variables: Mapping[str, str] = attrs.field(factory=dict, converter=frozen_map)
     secrets: tuple[str, ...] = ()
     gang_size: int | None = None
+    contents: Mapping[str, bytes] = attrs.field(factory=dict, converter=frozen_map)
 
     @property
     def id(self) -> str:
