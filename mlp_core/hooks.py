@@ -273,7 +273,8 @@ class Hooks:
     def open_store(self, url: str) -> ObjectStore:
         """Open the objects of a store; OSError where it cannot be reached."""
         call = self._owner("mlp_open_store", url.partition("://")[0] if "://" in url else "file")
-        store: ObjectStore = call.expect_handle(ObjectStore, call.run(url, passing=(OSError,)))
+        opened = call.run(url, self._settings, passing=(OSError,))
+        store: ObjectStore = call.expect_handle(ObjectStore, opened)
         return store
 
     def resolve_environment(self, spec: EnvironmentSpec, platforms: Sequence[str]) -> EnvironmentLock:

@@ -10,12 +10,17 @@ from typing import Any, Final
 
 import attrs
 
+from mlp_core import setting_tables as tables
 from mlp_core.errors import SettingError
 from mlp_core.names import shown
 from mlp_hookspecs import MlpWarning, Setting, frozen_map
 
 CORE_SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("store", "path", ".mlp", "Folder or URL of the store; a relative folder lies in the project."),
+    Setting("storage.durability", "str", "durable", "durable, or fast: nothing is synced, for scratch work only."),
+    Setting("storage.shared", "bool", False, "Let the group read and write the store's files: 0660 and 0770."),  # noqa: FBT003 # as below
+    Setting("storage.options", "table", None, "Arguments of the fsspec filesystem of a store that is no folder."),
+    Setting("storage.retry_seconds", "float", 120.0, "How long one operation on a bucket is tried again."),
     Setting("username", "str", None, "Who runs; by default the system's user."),
     Setting("plugins.allow", "list", (), "Plugins or distributions to load; empty for all that are installed."),
     Setting("plugins.deny", "list", (), "Plugins or distributions that are never loaded."),
@@ -24,6 +29,8 @@ CORE_SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("plugins.provider", "list", (), "Whose backend counts where two have one name: kind:name=distribution."),
     Setting("plugins.timeout", "float", 60.0, "Seconds after which a plugin that is still loading ends the command."),
     Setting("formats.prefer", "list", (), "Formats of plugins that may store their types without being named."),
+    Setting("storage.pickle", "str", "allow", "Whether pickled artifacts are loaded: allow, listed or refuse."),
+    Setting("storage.pickle_allowed", "list", (), "Classes and functions, or packages, that listed pickles may name."),
     Setting("run.max_workers", "int", None, "Tasks at once; by default as many as the machine's cores allow."),
     Setting("run.max_num_splits", "int", 10_000, "The largest number of items that a foreach may have."),
     Setting("run.launcher", "str", "local", "The launcher of steps that name none."),
@@ -44,7 +51,9 @@ _LEAST: Final[Mapping[str, int]] = {
     "run.max_num_splits": 1,
     "run.max_workers": 1,
     "package.max_mb": 1,
+    "storage.retry_seconds": 0,
 }
+_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {"storage.durability": ("durable", "fast")}
 _GRAMMAR: Final = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
 _TABLE: Final = re.compile(rb"tool\s*\.\s*[\"']?mlp\b")
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
@@ -58,6 +67,7 @@ _EXPECTED: Final[Mapping[str, str]] = {
     "bool": "true or false",
     "path": "a path",
     "list": "a list of texts",
+    "table": "a table, or a JSON object",
 }
 
 
@@ -89,7 +99,7 @@ class Sources:
 class Settings(Mapping[str, Any]):
     """Resolved settings by dotted name; immutable.
 
-    Paths are absolute text, lists are tuples of text.
+    Paths are absolute text, lists are tuples of text, tables are frozen mappings of JSON data.
 
     Attributes
     ----------
@@ -127,11 +137,7 @@ class Settings(Mapping[str, Any]):
 
     def portable(self) -> dict[str, Any]:
         """Return the values that may travel and be recorded, as JSON data: all but secrets."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in self._values.items()
-            if not self._declared[name].secret
-        }
+        return {name: tables.portable(value) for name, value in self._values.items() if not self._declared[name].secret}
 
     def text(self, name: str) -> str:
         """Return a value for people, secrets masked; KeyError for an unknown name."""
@@ -142,6 +148,8 @@ class Settings(Mapping[str, Any]):
             return "********"
         if isinstance(value, bool):
             return "true" if value else "false"
+        if isinstance(value, Mapping):
+            return ", ".join(f"{key}={text}" for key, text in tables.shown_entries(value))
         return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
@@ -290,7 +298,7 @@ def resolve_settings(declared: Sequence[Setting], sources: Sources, *, absent: C
     for setting in declared:
         values[setting.name], origins[setting.name] = _choose(setting, sources)
     if absent is not None:
-        _refuse_unknown(values, sources, absent)
+        _refuse_unknown({setting.name: setting for setting in declared}, sources, absent)
     return Settings(declared, values, origins, sources.project)
 
 
@@ -314,10 +322,14 @@ def restore_settings(declared: Sequence[Setting], given: Mapping[str, Any], envi
     known = {setting.name for setting in declared}
     flags = {name: value for name, value in given.items() if name in known and value is not None}
     settings = resolve_settings(declared, Sources(Path.cwd(), environ=environ, flags=flags), absent=None)
+    own = resolve_settings(
+        [setting for setting in declared if setting.type == "table"], Sources(Path.cwd(), environ=environ), absent=None
+    )
+    values = {**settings, **{name: tables.with_secrets(settings[name], own[name]) for name in own}}
     return Settings(
         declared,
         # A value that the driver left at None stays None, whatever this host's variables say.
-        {name: None if name in given and given[name] is None else value for name, value in settings.items()},
+        {name: None if name in given and given[name] is None else value for name, value in values.items()},
         {name: "driver" if name in given else settings.source(name) for name in settings},
         settings.project,
     )
@@ -345,6 +357,10 @@ def _choose(setting: Setting, sources: Sources) -> tuple[Any, str]:
     for candidate in (variable, *(alias for alias, target in _ALIASES.items() if target == name)):
         if candidate in sources.environ:
             return _checked(setting, sources.environ[candidate], f"variable {candidate}", here)
+    if setting.type == "table" and name not in sources.table:
+        entries = {key: value for key, value in sources.table.items() if key.startswith(f"{name}.")}
+        if entries:
+            return _checked(setting, tables.nested(entries, name), f"file {sources.file}", sources.project)
     if name in sources.table:
         return _checked(setting, sources.table[name], f"file {sources.file}", sources.project)
     if setting.default is None:
@@ -358,6 +374,20 @@ def _checked(setting: Setting, value: object, where: str, base: Path) -> tuple[A
         converted = _convert(setting, value, where, base)
     except ValueError as error:
         raise SettingError(str(error), hint=setting.help) from None
+    choices = _CHOICES.get(setting.name)
+    if choices is not None and converted not in choices:
+        raise SettingError(
+            f"setting {setting.name} ({where}) is {shown(converted)}; allowed are {', '.join(choices)}",
+            hint=setting.help,
+        )
+    exposed = tables.secrets(converted) if isinstance(converted, Mapping) and not where.startswith("variable ") else ()
+    if exposed:
+        # A file is committed, and a flag is seen by everybody on the machine.
+        raise SettingError(
+            f"setting {setting.name} ({where}) has the entry {shown(exposed[0])}, which looks like a secret",
+            hint=f"give it in the environment: by the variable {variable_name(setting.name)}, as JSON, or by those "
+            "that the library reads, such as AWS_ACCESS_KEY_ID",
+        )
     least = _LEAST.get(setting.name)
     if least is not None and converted < least:
         raise SettingError(f"setting {setting.name} ({where}) is {converted}; it must be at least {least}")
@@ -377,10 +407,13 @@ def _convert(setting: Setting, value: object, where: str, base: Path) -> Any:
             converted = converted if isinstance(converted, bool) else None
         case "path":
             converted = _path(value, base)
+        case "table":
+            converted = tables.read(value if text is None else text)
         case _:
             converted = _texts(value if text is None else text.split(","))
     if converted is None:
-        given = "a secret" if setting.secret else shown(value) if isinstance(value, str) else f"{value!r:.60}"
+        hidden = setting.secret or setting.type == "table"  # the entries of a table may be secrets
+        given = "a secret" if hidden else shown(value) if isinstance(value, str) else f"{value!r:.60}"
         raise ValueError(f"setting {setting.name} ({where}) is {given}; it must be {_EXPECTED[setting.type]}")
     for each in converted if isinstance(converted, tuple) else (converted,):
         if isinstance(each, str) and _SURROGATES.search(each):
@@ -424,10 +457,12 @@ def _number(kind: str, value: Any) -> float | None:
     return number if exact and abs(number) < float("inf") else None
 
 
-def _refuse_unknown(known: Collection[str], sources: Sources, absent: Collection[str]) -> None:
+def _refuse_unknown(known: Mapping[str, Setting], sources: Sources, absent: Collection[str]) -> None:
     """Refuse names in the file or flags that nobody declared; warn of variables that nearly are a setting's."""
     for name in (*sources.flags, *sources.table):
         if name in known or name.partition(".")[0] in absent:
+            continue
+        if any(setting.type == "table" and name.startswith(f"{setting.name}.") for setting in known.values()):
             continue
         where = flag_name(name) if name in sources.flags else sources.file
         raise SettingError(f"unknown setting {shown(name)} in {where}", hint=_near(name, known))

@@ -18,7 +18,9 @@ from mlp_hookspecs import Backend, hookimpl
 from mlp_hookspecs.handles import ObjectInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from mlp_hookspecs.handles import Settings
 
 _STAGING: Final = "tmp"
 """The folder for unfinished files; no object's key begins with it."""
@@ -39,9 +41,10 @@ def mlp_backends() -> Sequence[Backend]:
 
 
 @hookimpl
-def mlp_open_store(url: str) -> FileStore:
+def mlp_open_store(url: str, settings: Settings) -> FileStore:
     """Open the folder that a path or a ``file:`` URL names."""
-    return FileStore(_folder(url))
+    durable = settings.get("storage.durability") != "fast"
+    return FileStore(_folder(url), durable=durable, shared=settings.get("storage.shared") is True)
 
 
 def _folder(url: str) -> Path:
@@ -66,12 +69,20 @@ class FileStore:
     ----------
     root : Path
         The folder.
+    durable : bool
+        Whether what is synced survives a power cut. Otherwise nothing is ever synced: the system writes it when it
+        likes, and after a power cut files may be missing, empty or damaged.
+    shared : bool
+        Whether the folder's group may read and write what is made.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, durable: bool = True, shared: bool = False) -> None:
         """Make the store; nothing is touched."""
         self._root = Path(os.path.abspath(root))  # noqa: PTH100 # resolve() would follow links that may change
-        self._staging: _Staging | None = None
+        self.durable = durable
+        self._shared = shared
+        self._file_mode = 0o660 if shared else 0o600
+        self._stagings: dict[int, _Staging] = {}
         self._durable_folders: set[Path] = set()
         self._durable_contents: set[str] = set()
 
@@ -79,6 +90,11 @@ class FileStore:
     def url(self) -> str:
         """The folder as a URL."""
         return self._root.as_uri()
+
+    @property
+    def creates_once(self) -> bool:
+        """Links are exclusive, on this machine and on network disks."""
+        return True
 
     def create(self, key: str, data: bytes, *, sync: bool) -> bool:
         """Write a file if absent, complete from its first moment."""
@@ -93,6 +109,7 @@ class FileStore:
             return False
         finally:
             source.unlink()
+        self._durable_contents.discard(key)  # of an earlier object
         if sync:
             self._sync_folders([target.parent])
         return True
@@ -114,6 +131,17 @@ class FileStore:
             if end is None:
                 return file.read()
             return _read_up_to(file.fileno(), max(0, end - start))
+
+    def download(self, key: str, target: Path) -> None:
+        """Copy a file."""
+        import shutil
+
+        with self._path(key).open("rb"):  # else an absent one would be found after the target is made
+            try:
+                shutil.copyfile(self._path(key), target)
+            except OSError:
+                target.unlink(missing_ok=True)
+                raise
 
     def info(self, key: str) -> ObjectInfo:
         """Return size and time of a file."""
@@ -154,23 +182,30 @@ class FileStore:
 
     def staging(self) -> Path:
         """Return this process's folder for unfinished files, removed when its process has ended."""
-        if self._staging is None or self._staging.owner != os.getpid():
+        found = self._stagings.get(os.getpid())
+        if found is None:
             self._make_folder(self._root / _STAGING)
-            self._staging = _Staging(self._root / _STAGING)
-        return self._staging.path
+            made = _Staging(self._root / _STAGING, self._make_folder)
+            found = self._stagings.setdefault(os.getpid(), made)
+            if found is not made:  # another thread was first
+                made.remove()
+        return found.path
 
     def adopt(self, source: Path, key: str, *, sync: bool) -> None:
         """Move a file in. Its content is durable before its name appears, for it may take the place of one that was."""
         fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            os.fchmod(fd, 0o600)
-            _sync(fd, source)
+            os.fchmod(fd, self._file_mode)
+            if self.durable:
+                _sync(fd, source)
         finally:
             os.close(fd)
         self._move(source, key, sync=sync)
 
     def sync(self, keys: Sequence[str]) -> None:
         """Make files and their names durable."""
+        if not self.durable:
+            return
         paths = [self._path(key) for key in keys]
         for key, path in zip(keys, paths, strict=True):
             if key not in self._durable_contents:
@@ -197,7 +232,7 @@ class FileStore:
         """Hold a lock that the system takes back when this process ends, and that its forks do not keep."""
         path = self._path(key)
         self._make_folder(path.parent)
-        fd = _Handle(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        fd = _Handle(self._open_or_make(path, os.O_RDWR))
         try:
             yield _take_lock(fd.number)
         finally:
@@ -216,9 +251,9 @@ class FileStore:
 
     def close(self) -> None:
         """Remove the folder for unfinished files."""
-        if self._staging is not None:
-            self._staging.remove()
-        self._staging = None
+        staging = self._stagings.pop(os.getpid(), None)
+        if staging is not None:
+            staging.remove()
 
     def _path(self, key: str) -> Path:
         """Return the file of a key. Keys are checked where they are made; this is the last fence."""
@@ -229,10 +264,10 @@ class FileStore:
     def _write_staged(self, data: bytes, *, sync: bool) -> Path:
         """Write a new unfinished file."""
         path = self.staging() / os.urandom(8).hex()
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = self._make(path, os.O_WRONLY)
         try:
             _write_all(fd, data, path)
-            if sync:
+            if sync and self.durable:
                 _sync(fd, path)
         except OSError:
             path.unlink()
@@ -240,6 +275,21 @@ class FileStore:
         finally:
             os.close(fd)
         return path
+
+    def _make(self, path: Path, flags: int) -> int:
+        """Open a new file; FileExistsError where there is one."""
+        fd = os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, self._file_mode)
+        if self._shared:
+            os.fchmod(fd, self._file_mode)  # whatever the umask left of it
+        return fd
+
+    def _open_or_make(self, path: Path, flags: int) -> int:
+        """Open a file, made if absent."""
+        if not self._shared:
+            return os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, self._file_mode)
+        with suppress(FileExistsError):
+            return self._make(path, flags)
+        return os.open(path, flags | os.O_CLOEXEC)  # maybe another user's, whose mode is not ours to set
 
     def _move(self, source: Path, key: str, *, sync: bool) -> None:
         """Give a file with durable content its name."""
@@ -254,7 +304,7 @@ class FileStore:
     def _make_folder(self, folder: Path) -> None:
         """Make a folder and those above it."""
         try:
-            folder.mkdir(mode=0o700)
+            folder.mkdir(mode=0o770 if self._shared else 0o700)
         except FileExistsError:
             if not folder.is_dir():
                 raise
@@ -264,7 +314,10 @@ class FileStore:
             self._make_folder(folder.parent)
             self._make_folder(folder)
         else:
-            if folder in self._root.parents:
+            if self._shared:
+                # Whatever the umask left of it; what is made in a folder with setgid belongs to that folder's group.
+                folder.chmod(0o770 | folder.stat().st_mode & stat.S_ISGID)
+            if self.durable and folder in self._root.parents:
                 _sync_folder(folder.parent)  # once and for all: `_sync_folders` does not climb above the store
 
     def _sync_folders(self, folders: Sequence[Path]) -> None:
@@ -273,6 +326,8 @@ class FileStore:
         That a folder was there before does not mean that it is durable: another process may have just made it. Once
         this one has synced the name of a folder it stays so.
         """
+        if not self.durable:
+            return
         pending = dict.fromkeys(folders)
         named = set()
         for start in folders:
@@ -304,10 +359,11 @@ class FileAppend:
         self._owner = os.getpid()
         self._name_is_durable = False
         self._failed = False
-        self._handle = _Handle(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self._handle = _Handle(store._open_or_make(path, os.O_WRONLY | os.O_APPEND))  # noqa: SLF001 # of this module
+        self._size = os.fstat(self._handle.number).st_size
 
     def append(self, data: bytes, *, sync: bool) -> None:
-        """Add bytes; OSError where they could not all be written or made durable.
+        """Add bytes; OSError where they could not all be written or made durable, ESTALE where somebody else wrote.
 
         After a failed sync the system may have forgotten what it could not write, so that no later sync would tell:
         the file then refuses everything.
@@ -316,8 +372,8 @@ class FileAppend:
             raise OSError(errno.EIO, "an earlier sync failed, so nothing more is written", str(self._path))
         if self._owner != os.getpid():
             raise OSError(errno.EPERM, "the file belongs to the process that forked this one", str(self._path))
-        _write_all(self._handle.number, data, self._path)
-        if not sync:
+        self._write(data)
+        if not sync or not self._store.durable:
             return
         self._failed = True
         _sync_data(self._handle.number, self._path)
@@ -325,6 +381,20 @@ class FileAppend:
             self._store._sync_folders([self._path.parent])  # noqa: SLF001 # one module, one idea of what is durable
             self._name_is_durable = True
         self._failed = False
+
+    def _write(self, data: bytes) -> None:
+        """Write at the very end that this writer knows of: what it does not know was written by another one."""
+        number = self._handle.number
+        fcntl.flock(number, fcntl.LOCK_EX)
+        try:
+            if os.fstat(number).st_size != self._size:
+                raise OSError(errno.ESTALE, "another process has written to it", str(self._path))
+            try:
+                _write_all(number, data, self._path)
+            finally:
+                self._size = os.fstat(number).st_size
+        finally:
+            fcntl.flock(number, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Close the file."""
@@ -349,13 +419,13 @@ class _Handle:
 class _Staging:
     """A folder of one process, known to be abandoned once nobody holds the lock on it."""
 
-    def __init__(self, parent: Path) -> None:
+    def __init__(self, parent: Path, make: Callable[[Path], None]) -> None:
         """Make the folder and lock it, then remove those that dead processes left."""
         self.owner = os.getpid()
         fd = None
         while fd is None:  # else another process took it for abandoned before it was locked
             self.path = parent / os.urandom(8).hex()
-            self.path.mkdir(mode=0o700)
+            make(self.path)
             fd = _lock_folder(self.path)
         self._handle = _Handle(fd)
         # Where nobody closes the store: when it is forgotten, or when the process ends.

@@ -256,4 +256,4 @@ def _joined(word: str, flag: Flag, rest: list[str], flags: Mapping[str, Flag]) -
 
 def _metavar(kind: str) -> str:
     """Return how the help shows a setting's value."""
-    return {"int": "N", "float": "N", "path": "PATH", "list": "A,B,..."}.get(kind, "TEXT")
+    return {"int": "N", "float": "N", "path": "PATH", "list": "A,B,...", "table": "JSON"}.get(kind, "TEXT")

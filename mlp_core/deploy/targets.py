@@ -75,6 +75,11 @@ class PrefixedObjects:
         """The store's URL."""
         return self._inner.url
 
+    @property
+    def creates_once(self) -> bool:
+        """Whether creates are exclusive."""
+        return self._inner.creates_once
+
     def create(self, key: str, data: bytes, *, sync: bool) -> bool:
         """Write an object if absent."""
         return self._inner.create(self._prefix + key, data, sync=sync)
@@ -86,6 +91,10 @@ class PrefixedObjects:
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """Read an object."""
         return self._inner.read(self._prefix + key, start, end)
+
+    def download(self, key: str, target: Path) -> None:
+        """Write an object to a local file."""
+        self._inner.download(self._prefix + key, target)
 
     def info(self, key: str) -> ObjectInfo:
         """Return size and time of an object."""

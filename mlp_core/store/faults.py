@@ -120,6 +120,11 @@ class GuardedObjects:
         """Return the guard of one operation: of one that makes something, or of one that needs it to be there."""
         return translated(f"{key or 'the store'} in {self._inner.url}", absence_passes=not is_made)
 
+    @property
+    def creates_once(self) -> bool:
+        """As `ObjectStore.creates_once`."""
+        return self._inner.creates_once
+
     def create(self, key: str, data: bytes, *, sync: bool) -> bool:
         """As `ObjectStore.create`."""
         with self._guard(key, is_made=True):
@@ -139,6 +144,11 @@ class GuardedObjects:
         """As `ObjectStore.info`."""
         with self._guard(key):
             return self._inner.info(key)
+    def download(self, key: str, target: Path) -> None:
+        """As `ObjectStore.download`."""
+        with self._guard(key):
+            self._inner.download(key, target)
+
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """As `ObjectStore.list`."""

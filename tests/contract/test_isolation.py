@@ -132,19 +132,19 @@ def test_malformed_plugin_name_is_refused(lab: Lab, name: str) -> None:
 @pytest.mark.parametrize(
     ("requires", "fits"),
     [
-        ("mlp-hookspecs>=0.1,<0.2", True),
-        ("mlp_hookspecs >=0.1.0", True),
-        ("mlp-hookspecs (>=0.1)", True),
-        ("mlp-hookspecs[testing]~=0.1.0", True),
+        ("mlp-hookspecs>=0.2,<0.3", True),
+        ("mlp_hookspecs >=0.2.0", True),
+        ("mlp-hookspecs (>=0.2)", True),
+        ("mlp-hookspecs[testing]~=0.2.0", True),
         ("mlp-hookspecs", True),
-        ("mlp-hookspecs==0.1.*", True),
-        ("mlp-hookspecs==0.1", True),
-        ("mlp-hookspecs>=0.2; extra == 'future'", True),
-        ("mlp-hookspecs>=0.2; python_version >= '3'", False),
-        ("mlp-hookspecs>=0.2", False),
-        ("mlp-hookspecs<0.1", False),
-        ("mlp-hookspecs>0.1", False),
-        ("mlp-hookspecs!=0.1.0", False),
+        ("mlp-hookspecs==0.2.*", True),
+        ("mlp-hookspecs==0.2", True),
+        ("mlp-hookspecs>=0.3; extra == 'future'", True),
+        ("mlp-hookspecs>=0.3; python_version >= '3'", False),
+        ("mlp-hookspecs>=0.3", False),
+        ("mlp-hookspecs<0.2", False),
+        ("mlp-hookspecs>0.2", False),
+        ("mlp-hookspecs!=0.2.0", False),
         ("mlp-hookspecs>=1.0rc1", False),
         ("mlp-hookspecs-more>=9", True),
     ],
@@ -159,7 +159,7 @@ def test_contract_range_is_checked_before_the_import(lab: Lab, requires: str, *,
     if not fits:
         (message,) = [str(warning.message) for warning in caught]
         assert record.contract_range == requires.removeprefix("mlp-hookspecs").partition(";")[0]
-        assert f"it needs mlp-hookspecs {record.contract_range}, and 0.1.0 is running" in message
+        assert f"it needs mlp-hookspecs {record.contract_range}, and 0.2.0 is running" in message
         assert "pip install --upgrade mlp-plugin-ranged" in message
 
 
@@ -203,7 +203,7 @@ def test_lists_are_read_before_anything_is_imported(lab: Lab) -> None:
     for name in ("one", "two"):
         lab.install(name, f"open({str(lab.project / name)!r}, 'w').close()")
     denied = lab.record("one", plugins_deny="one,mlp-plugin-two")
-    assert (denied.status, denied.contract_range) == ("denied", ">=0.1,<0.2")
+    assert (denied.status, denied.contract_range) == ("denied", ">=0.2,<0.3")
     assert lab.record("two", plugins_allow="something-else").status == "denied"
     assert lab.record("one", plugins_safe=True).status == "denied"
     assert not list(lab.project.iterdir())

@@ -50,7 +50,7 @@ class Plugins:
         (info / "entry_points.txt").write_text(f"[mlp]\n{name} = throwaway_{name}\n")
         (info / "METADATA").write_text(
             f"Metadata-Version: 2.1\nName: mlp-plugin-{name}\nVersion: {version}\n"
-            "Requires-Dist: mlp-hookspecs>=0.1,<0.2\n"
+            "Requires-Dist: mlp-hookspecs>=0.2,<0.3\n"
         )
 
     def flags(self) -> dict[str, object]:
@@ -447,33 +447,39 @@ def test_a_launcher_that_fails_to_open(plugins: Plugins) -> None:
     assert not (plugins.project.root / ".mlp/flows").exists() or plugins.project.runs() == []
 
 
+ODD = """
+import contextlib
+
+class Odd(contextlib.AbstractContextManager):
+    def __init__(self, sink):
+        self.sink, self.count = sink, 0
+    def __exit__(self, *_):
+        return None
+    def capacity(self):
+        return None
+    def cancel(self, ids, grace):
+        for attempt_id in ids:
+            self.sink.lost(attempt_id, Failure("killed", "all at once"))
+        raise RuntimeError("but it was not easy")
+    def reattach(self, ids):
+        return ()
+
+@hookimpl
+def mlp_backends():
+    return (Backend("launcher", "odd", "Odd."),)
+
+@hookimpl
+def mlp_open_launcher(name, settings, sink):
+    return Odd(sink)
+"""
+
+
 def test_a_launcher_that_loses_its_mind(plugins: Plugins) -> None:
     """What a launcher tells twice counts once, what it refuses is a failed attempt, and its name is in the message."""
     plugins.install(
         "odd",
-        """
-        import contextlib
-
-        class Odd(contextlib.AbstractContextManager):
-            def __init__(self, sink):
-                self.sink, self.count = sink, 0
-            def __exit__(self, *_):
-                return None
-            def capacity(self):
-                return None
-            def cancel(self, ids, grace):
-                pass
-            def reattach(self, ids):
-                return ()
-
-        @hookimpl
-        def mlp_backends():
-            return (Backend("launcher", "odd", "Odd."),)
-
-        @hookimpl
-        def mlp_open_launcher(name, settings, sink):
-            return Odd(sink)
-
+        ODD
+        + textwrap.dedent("""
         @hookimpl
         def mlp_launch_step(requests, launcher):
             launcher.count += 1
@@ -486,9 +492,80 @@ def test_a_launcher_that_loses_its_mind(plugins: Plugins) -> None:
                 launcher.sink.lost(request.id, Failure("system", "second"))
                 launcher.sink.finished(request.id, StepOutcome("succeeded"))
             return True
-        """,
+        """),
     )
     ran = plugins.run(WRAPPED, launcher="odd", with_options=("retry:times=1,minutes_between_retries=0",))
     assert ran.status == "failed"
     messages = [attempt.outcome.failure.message for attempt in ran.state.tasks[ran.key("start")].attempts]
     assert messages == ["first", "second"]
+
+
+SPLIT = """
+class Flow(FlowSpec):
+    @step
+    def start(self):
+        self.next(self.a, self.b)
+
+    @retry(times=1, minutes_between_retries=0)
+    @step
+    def a(self):
+        self.next(self.join)
+
+    @step
+    def b(self):
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+"""
+
+
+def test_a_final_failure_stops_the_retries_of_its_turn(plugins: Plugins) -> None:
+    """Of failures that arrive together one that is final lets no other task be tried again; all are reported."""
+    plugins.install(
+        "odd",
+        ODD
+        + textwrap.dedent("""
+        @hookimpl
+        def mlp_launch_step(requests, launcher):
+            for request in requests:
+                launcher.sink.lost("a/0/1", Failure("system", "not started yet"))
+                if request.step.key.step == "start":
+                    launcher.sink.finished(request.id, StepOutcome("succeeded", transition=Transition(("a", "b"))))
+                else:
+                    launcher.sink.lost(request.id, Failure("system", request.id))
+            return True
+        """),
+    )
+    ran = plugins.run(SPLIT, launcher="odd")
+    assert ran.status == "failed"
+    assert ran.result is not None
+    assert [failure.failure.message for failure in ran.result.failures] == ["a/0/0", "b/0/0"]
+    (attempt,) = ran.state.tasks[ran.key("a")].attempts
+    assert not attempt.will_retry
+
+
+def test_a_launcher_that_fails_to_cancel(plugins: Plugins) -> None:
+    """A launcher that raises when it is to end an attempt is blamed in a note, and the run comes to its end."""
+    plugins.install(
+        "odd",
+        ODD
+        + textwrap.dedent("""
+        @hookimpl
+        def mlp_launch_step(requests, launcher):
+            for request in requests:
+                launcher.sink.started(request.id, "far", 1)
+            return True
+        """),
+    )
+    ran = plugins.run(WRAPPED, launcher="odd", with_options=("timeout:seconds=1",))
+    assert (ran.status, ran.failure("start").kind) == ("failed", "timeout")
+    (note,) = [note.text for note in ran.state.notes if note.kind == "launcher"]
+    assert note in ran.notes
+    assert note.startswith("launcher odd could not end start/0/0: plugin odd (mlp-plugin-odd 1.0) raised RuntimeError")
+    assert "but it was not easy" in note

@@ -336,15 +336,15 @@ def test_a_store_is_opened_again_by_its_url(tmp_path: Path, name: str) -> None:
     """The URL names the folder whatever characters it has; a plain path does too."""
     first = FileStore(tmp_path / name)
     first.create("x", b"1", sync=False)
-    assert mlp_open_store(first.url).read("x") == b"1"
-    assert mlp_open_store(str(tmp_path / name)).read("x") == b"1"
+    assert mlp_open_store(first.url, {}).read("x") == b"1"
+    assert mlp_open_store(str(tmp_path / name), {}).read("x") == b"1"
     first.close()
 
 
 def test_a_url_of_another_host_is_refused() -> None:
     """A file URL with a host is a mistake, and the message shows the right form."""
     with pytest.raises(OSError, match="file:///path"):
-        mlp_open_store("file://server/share")
+        mlp_open_store("file://server/share", {})
 
 
 def test_the_backend_is_declared() -> None:

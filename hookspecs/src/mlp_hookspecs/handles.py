@@ -134,20 +134,36 @@ class ObjectStore(Protocol):
     """Objects by key: relative paths with forward slashes. What exists is complete; a failed write leaves nothing.
 
     Keys come from the core, which has checked them. Absent objects raise FileNotFoundError; other failures OSError.
+    Every method may be called from several threads at once. A store that was opened before a fork works in the child.
     """
 
     @property
     def url(self) -> str:
-        """The URL from which this store can be opened again, on any host that reaches it."""
+        """The URL from which this store can be opened again, on any host that reaches it; no credentials in it."""
+
+    @property
+    def creates_once(self) -> bool:
+        """Whether of all creates of a key, from whatever host, exactly one returns True; the store itself sees to it.
+
+        Where it is False `create` looks first and then writes, and two that do so at the same moment may both succeed.
+        """
 
     def create(self, key: str, data: bytes, *, sync: bool) -> bool:
-        """Write an object if absent; return whether this call made it. Of concurrent calls exactly one returns True."""
+        """Write an object if absent; return whether this call made it.
+
+        Of concurrent calls exactly one returns True where the store `creates_once`. A store whose answers can get lost
+        asks again and then may find an object that it cannot tell from its own: one with the same content counts as
+        made by this call. So what competes for a key writes who it is.
+        """
 
     def replace(self, key: str, data: bytes, *, sync: bool) -> None:
         """Write an object, atomically taking the place of an earlier one."""
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """Return the bytes from `start` up to `end`; fewer where the object is shorter."""
+
+    def download(self, key: str, target: Path) -> None:
+        """Write the whole object to a new local file, in parallel where that is faster; a failure leaves no file."""
 
     def info(self, key: str) -> ObjectInfo:
         """Return size and time of an object."""
@@ -165,16 +181,20 @@ class ObjectStore(Protocol):
         """Return a local folder for files that are to be moved in by `adopt`."""
 
     def adopt(self, source: Path, key: str, *, sync: bool) -> None:
-        """Move a finished local file in under a key, replacing an object of that key."""
+        """Move a finished local file in under a key, replacing an object of that key; the file is the store's now.
+
+        Without `sync` this may return before the object is there: other processes see it after `sync` at the latest,
+        this store's own methods at once.
+        """
 
     def sync(self, keys: Sequence[str]) -> None:
-        """Return when objects written without sync, and their names, survive a power cut."""
+        """Return when objects written without sync, and their names, survive a power cut; raise what failed of them."""
 
     def local_path(self, key: str) -> Path | None:
         """Return the object's own local file, where it has one; None otherwise."""
 
     def open_append(self, key: str) -> AppendFile | None:
-        """Open an object for appending, made if absent; None where the store has no such thing."""
+        """Open an object for appending, made if absent; None where the store has no such thing, as on a bucket."""
 
     def lock(self, key: str) -> AbstractContextManager[bool] | None:
         """Return a lock that ends with its holder's process, yielding whether it was free; None where there is none."""
@@ -183,7 +203,7 @@ class ObjectStore(Protocol):
         """Tell whether somebody holds the lock, without taking it or blocking its holder."""
 
     def close(self) -> None:
-        """Release what the store holds."""
+        """Release what the store holds. What was adopted without sync, and not synced since, may not be there."""
 
 
 class StepHandle(Protocol):

@@ -33,7 +33,7 @@ distribution names it by an entry point in the group `mlp`, and depends on `mlp-
 ```toml
 [project]
 name = "mlp-plugin-slurm"
-dependencies = ["mlp-hookspecs>=0.1,<0.2"]
+dependencies = ["mlp-hookspecs>=0.2,<0.3"]
 
 [project.entry-points.mlp]
 slurm = "mlp_plugin_slurm"
@@ -95,7 +95,7 @@ def signature(hook: str) -> str:
     Examples
     --------
     >>> signature("mlp_open_store")
-    'mlp_open_store(url)'
+    'mlp_open_store(url, settings)'
     """
     return f"{hook}({', '.join(inspect.signature(getattr(specs, hook)).parameters)})"
 

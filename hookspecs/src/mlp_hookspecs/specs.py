@@ -220,16 +220,19 @@ def mlp_plan_step(step: StepInfo, options: Sequence[Option]) -> StepPlan | None:
 
 
 @hookspec
-def mlp_open_store(url: str) -> ObjectStore | None:
+def mlp_open_store(url: str, settings: Settings) -> ObjectStore | None:
     """Open a store's objects.
 
-    **Mode**: claim by the URL's scheme (``file`` where there is none). **Where**: every process that reads or writes
-    the store. **When**: at its start. Primitives only; the journal's logic is the core's.
+    **Mode**: claim by the URL's scheme (``file`` where there is none; ``fsspec`` where no plugin claims the scheme).
+    **Where**: every process that reads or writes the store. **When**: at its start. Primitives only; the journal's
+    logic is the core's.
 
     Parameters
     ----------
     url : str
         The store's URL.
+    settings : mapping of str to object
+        The settings in force; credentials come from here or from the environment, never from the URL.
 
     Returns
     -------
@@ -246,9 +249,9 @@ def mlp_open_store(url: str) -> ObjectStore | None:
     >>> from mlp_hookspecs import hookimpl
     >>> class Plugin:
     ...     @hookimpl
-    ...     def mlp_open_store(self, url):
+    ...     def mlp_open_store(self, url, settings):
     ...         from mlp_plugin_tape.store import TapeStore  # heavy libraries are imported when needed
-    ...         return TapeStore(url)
+    ...         return TapeStore(url, settings["tape.drive"])
     """
 
 

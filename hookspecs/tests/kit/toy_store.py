@@ -46,6 +46,11 @@ class ToyStore:
         """The URL."""
         return f"toy://{self.root}"
 
+    @property
+    def creates_once(self) -> bool:
+        """Links are exclusive."""
+        return True
+
     def path(self, key: str) -> Path:
         """The file of a key."""
         return self.root / "objects" / key
@@ -75,6 +80,10 @@ class ToyStore:
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """Read a range."""
         return self.path(key).read_bytes()[start:end]
+
+    def download(self, key: str, target: Path) -> None:
+        """Copy."""
+        shutil.copyfile(self.path(key), target)
 
     def info(self, key: str) -> ObjectInfo:
         """Size and time."""
@@ -231,6 +240,89 @@ class Copying(ToyStore):
         shutil.copy(source, self.path(key))
 
 
+class Vague(ToyStore):
+    """Does not say whether its creates are exclusive."""
+
+    creates_once = None
+
+
+class Distracted(ToyStore):
+    """Looks first whether a key is free, and takes another thread's word for it."""
+
+    def create(self, key: str, data: bytes, *, sync: bool) -> bool:
+        self.taken = self.path(key).exists()
+        time.sleep(0.001)
+        if not self.taken:
+            self.replace(key, data, sync=sync)
+        return not self.taken
+
+
+class OneThread(ToyStore):
+    """Keeps what it is asked for in one place."""
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        self.asked = key
+        time.sleep(0.001)
+        return super().read(self.asked, start, end)
+
+
+class OneProcess(ToyStore):
+    """Works only where it was opened."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.owner = os.getpid()
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        if self.owner != os.getpid():
+            raise OSError("not my process")
+        return super().read(key, start, end)
+
+
+class FirstPart(ToyStore):
+    """Downloads the first part of large objects."""
+
+    def download(self, key: str, target: Path) -> None:
+        target.write_bytes(self.read(key, 0, 16 << 20))
+
+
+class Littering(ToyStore):
+    """Makes the file before it looks for the object."""
+
+    def download(self, key: str, target: Path) -> None:
+        target.touch()
+        super().download(key, target)
+
+
+class Forgetful(ToyStore):
+    """Adopts in the background what it never gets to."""
+
+    def adopt(self, source: Path, key: str, *, sync: bool) -> None:
+        if sync:
+            super().adopt(source, key, sync=sync)
+
+
+class Late(ToyStore):
+    """Adopts in the background, and does not know of it itself."""
+
+    def adopt(self, source: Path, key: str, *, sync: bool) -> None:
+        self.later = source, key
+        if sync:
+            self.sync([key])
+
+    def sync(self, keys: list[str]) -> None:
+        if keys:
+            super().adopt(*self.later, sync=True)
+
+
+class Silent(ToyStore):
+    """Says nothing of what it could not adopt."""
+
+    def adopt(self, source: Path, key: str, *, sync: bool) -> None:
+        if source.exists():
+            super().adopt(source, key, sync=sync)
+
+
 class Eager(ToyStore):
     """Makes something as soon as it is opened."""
 
@@ -316,7 +408,7 @@ class Plugin:
 
     @hookimpl
     def mlp_open_store(self, url: str) -> ToyStore:
-        """Open it."""
+        """Open it; a toy has no settings."""
         return self.store(url)
 
 
@@ -332,6 +424,15 @@ BROKEN = {
     EmptyForAbsent: "test_absent_objects",
     Untidy: "test_staging_is_not_part_of_the_store",
     Copying: "test_finished_files_are_adopted",
+    Vague: "test_it_says_whether_creates_are_exclusive",
+    Distracted: "test_one_creator_wins_among_threads",
+    OneThread: "test_threads_share_a_store",
+    OneProcess: "test_store_survives_a_fork",
+    FirstPart: "test_large_files_are_adopted_and_downloaded",
+    Littering: "test_absent_objects_are_not_downloaded",
+    Forgetful: "test_finished_files_are_adopted",
+    Late: "test_large_files_are_adopted_and_downloaded",
+    Silent: "test_failed_adoptions_are_told",
     Eager: "test_opening_writes_nothing",
     Truncating: "test_growing_object",
     Buffering: "test_growing_object",

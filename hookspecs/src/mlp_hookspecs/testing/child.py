@@ -34,9 +34,9 @@ def rewrite(driver: Driver, items: list[tuple[str, str, Any]]) -> list[Any]:
     return answers
 
 
-def create(driver: Driver, url: str, keys: list[str], data: str) -> list[bool]:
+def create(driver: Driver, url: str, settings: dict[str, Any], keys: list[str], data: str) -> list[bool]:
     """Create objects, beginning when the parent says so."""
-    store = driver.call("mlp_open_store", url=url)
+    store = driver.call("mlp_open_store", url=url, settings=settings)
     say("ready")
     sys.stdin.readline()
     made = [store.create(key, data.encode(), sync=False) for key in keys]
@@ -44,9 +44,9 @@ def create(driver: Driver, url: str, keys: list[str], data: str) -> list[bool]:
     return made
 
 
-def lock(driver: Driver, url: str, key: str) -> bool:
+def lock(driver: Driver, url: str, settings: dict[str, Any], key: str) -> bool:
     """Take a lock, tell, and keep it until the parent says otherwise or this process is killed."""
-    store = driver.call("mlp_open_store", url=url)
+    store = driver.call("mlp_open_store", url=url, settings=settings)
     with store.lock(key) as is_free:
         say(is_free)
         sys.stdin.readline()

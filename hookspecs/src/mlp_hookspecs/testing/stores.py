@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,18 +19,27 @@ from mlp_hookspecs.testing.driver import Driver, child_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from mlp_hookspecs.handles import ObjectStore
+    from mlp_hookspecs.handles import ObjectStore, Settings
 
 KEY = "flows/Flow/20260131-094500-123456/2-1~3@1.json"
 WRITERS = 4
 OBJECTS = 25
+LARGE = bytes(range(256)) * (80 << 10) + b"end"
+"""Larger than what stores move in one piece: 20 MiB and a bit."""
 
 
 class StoreContract(BackendContract):
     """The tests of a store.
 
-    A derived class supplies the fixture `url`, a new place for each test.
+    A derived class supplies the fixture `url`, a new place for each test; and the fixture `settings`, where those of
+    the plugin's own with their defaults are not enough.
+
+    Attributes
+    ----------
+    across_processes : bool
+        Whether other processes see what one of them wrote.
 
     Examples
     --------
@@ -43,6 +55,7 @@ class StoreContract(BackendContract):
     """
 
     kind: ClassVar[BackendKind] = "store"
+    across_processes: ClassVar[bool] = True
 
     @pytest.fixture
     def url(self) -> str:
@@ -50,16 +63,21 @@ class StoreContract(BackendContract):
         raise NotImplementedError
 
     @pytest.fixture
-    def store(self, driver: Driver, url: str) -> Iterator[ObjectStore]:
+    def settings(self, driver: Driver) -> Settings:
+        """The settings with which the store is opened, JSON data."""
+        return driver.settings({})
+
+    @pytest.fixture
+    def store(self, driver: Driver, url: str, settings: Settings) -> Iterator[ObjectStore]:
         """The open store."""
-        store: ObjectStore = driver.call("mlp_open_store", url=url)
+        store: ObjectStore = driver.call("mlp_open_store", url=url, settings=settings)
         yield store
         store.close()
 
     @pytest.fixture
-    def second(self, driver: Driver, store: ObjectStore) -> Iterator[ObjectStore]:
+    def second(self, driver: Driver, store: ObjectStore, settings: Settings) -> Iterator[ObjectStore]:
         """The same store, opened a second time from the URL that the first gives."""
-        second: ObjectStore = driver.call("mlp_open_store", url=store.url)
+        second: ObjectStore = driver.call("mlp_open_store", url=store.url, settings=settings)
         yield second
         second.close()
 
@@ -144,8 +162,14 @@ class StoreContract(BackendContract):
 
     # ------------------------------------------------------------------------------------------ many at once
 
+    def test_it_says_whether_creates_are_exclusive(self, store: ObjectStore) -> None:
+        """The core is told whether it may rely on `create` alone."""
+        assert store.creates_once in (True, False)
+
     def test_one_creator_wins(self, plugin_writers: list[subprocess.Popen[str]], store: ObjectStore) -> None:
         """Of processes that create the same keys at the same moment, exactly one makes each, and its data is there."""
+        if not store.creates_once:
+            pytest.skip("the store does not promise it")
         for writer in plugin_writers:
             assert writer.stdin is not None
             writer.stdin.write("go\n")
@@ -157,14 +181,78 @@ class StoreContract(BackendContract):
             assert store.read(f"race/{number}") == (str(winners[0]) * 5000).encode()
 
     @pytest.fixture
-    def plugin_writers(self, url: str) -> Iterator[list[subprocess.Popen[str]]]:
+    def plugin_writers(self, url: str, settings: Settings) -> Iterator[list[subprocess.Popen[str]]]:
         """Processes that are about to create the same objects."""
-        keys = [f"race/{number}" for number in range(OBJECTS)]
+        if not self.across_processes:
+            pytest.skip("each process has a store of its own")
+        given = {"url": url, "settings": dict(settings), "keys": [f"race/{number}" for number in range(OBJECTS)]}
         with _children(
-            *(child_command(self.plugin, "create", url=url, keys=keys, data=str(n) * 5000) for n in range(WRITERS))
+            *(child_command(self.plugin, "create", **given, data=str(writer) * 5000) for writer in range(WRITERS))
         ) as writers:
             assert [_answer(writer) for writer in writers] == ["ready"] * WRITERS
             yield writers
+
+    def test_one_creator_wins_among_threads(self, store: ObjectStore) -> None:
+        """Of threads that create the same key at the same moment, exactly one makes it, and its data is there."""
+        if not store.creates_once:
+            pytest.skip("the store does not promise it")
+        ready = threading.Barrier(WRITERS)
+
+        def create(writer: int) -> list[bool]:
+            made = []
+            for number in range(OBJECTS):
+                ready.wait()
+                made.append(store.create(f"race/{number}", str(writer).encode(), sync=False))
+            return made
+
+        with ThreadPoolExecutor(WRITERS) as threads:
+            made = list(threads.map(create, range(WRITERS)))
+        for number in range(OBJECTS):
+            winners = [writer for writer in range(WRITERS) if made[writer][number]]
+            assert len(winners) == 1, f"{len(winners)} of {WRITERS} threads believe that they made one object"
+            assert store.read(f"race/{number}") == str(winners[0]).encode()
+
+    def test_threads_share_a_store(self, store: ObjectStore, tmp_path: Path) -> None:
+        """Several threads use one open store for everything at once, and none disturbs another."""
+
+        def use(thread: int) -> None:
+            for number in range(5):
+                key, data = f"{thread}/{number}", f"{thread} {number} ".encode() * 2000
+                assert store.create(key, data, sync=number == 0) is True
+                assert store.read(key, 3, 9) == data[3:9]
+                source = store.staging() / f"{thread}-{number}"
+                source.write_bytes(data[::-1])
+                store.adopt(source, key, sync=False)
+                store.sync([key])
+                store.download(key, tmp_path / f"{thread}-{number}")
+                assert (tmp_path / f"{thread}-{number}").read_bytes() == store.read(key) == data[::-1]
+                store.replace(key, b"x" * (thread + 1), sync=False)
+                assert store.info(key).size == thread + 1
+                assert {info.key for info in store.list(f"{thread}/")} == {key}
+                assert store.children(f"{thread}/") == [str(number)]
+                store.delete(key)
+
+        with ThreadPoolExecutor(WRITERS) as threads:
+            list(threads.map(use, range(WRITERS)))
+
+    def test_store_survives_a_fork(self, store: ObjectStore) -> None:
+        """A store that was opened, and used, before a fork works in the child, and then still in the parent."""
+        if not self.across_processes:
+            pytest.skip("each process has a store of its own")
+        store.create("parent", b"parent", sync=False)
+        with warnings.catch_warnings():
+            # Python warns of forks in processes with threads, which a store may have: that is what is tested.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            status = 1
+            with suppress(BaseException):
+                status = 0 if store.read("parent") == b"parent" and store.create("child", b"", sync=True) else 2
+            os._exit(status)
+        assert _status(child) == 0, "a store that was opened before a fork does not work in the child"
+        assert store.read("child") == b""
+        assert store.create("child", b"parent", sync=False) is False
+        assert store.children("") == ["child", "parent"]
 
     def test_objects_are_never_seen_half_written(self, store: ObjectStore, second: ObjectStore) -> None:
         """Whoever reads while an object is created or replaced sees the old one, the new one, or none; listings too."""
@@ -196,8 +284,41 @@ class StoreContract(BackendContract):
             source = store.staging() / "file"
             source.write_bytes(data)
             store.adopt(source, KEY, sync=data == b"second")
+            if data != b"second":
+                store.sync([KEY])
             assert second.read(KEY) == data
             assert not source.exists(), "an adopted file is moved, not copied"
+
+    def test_large_files_are_adopted_and_downloaded(
+        self, store: ObjectStore, second: ObjectStore, tmp_path: Path
+    ) -> None:
+        """Large objects are whole on both ways; one that was adopted without sync is at once there for this store."""
+        (store.staging() / "file").write_bytes(LARGE)
+        store.adopt(store.staging() / "file", KEY, sync=False)
+        assert store.info(KEY).size == len(LARGE)
+        assert store.read(KEY, len(LARGE) - 5) == LARGE[-5:]
+        store.sync([KEY])
+        second.download(KEY, tmp_path / "large")
+        assert (tmp_path / "large").read_bytes() == LARGE
+        store.create("empty", b"", sync=True)
+        second.download("empty", tmp_path / "empty")
+        assert (tmp_path / "empty").read_bytes() == b""
+
+    def test_absent_objects_are_not_downloaded(self, store: ObjectStore, tmp_path: Path) -> None:
+        """What is not there cannot be downloaded, and leaves no file."""
+        with pytest.raises(FileNotFoundError):
+            store.download("absent", tmp_path / "file")
+        assert not (tmp_path / "file").exists()
+
+    def test_failed_adoptions_are_told(self, store: ObjectStore) -> None:
+        """That a file could not be adopted is told: at once, or when the object is to be made durable."""
+
+        def adopt() -> None:
+            store.adopt(store.staging() / "absent", KEY, sync=False)
+            store.sync([KEY])
+
+        with pytest.raises(FileNotFoundError):
+            adopt()
 
     def test_staging_is_not_part_of_the_store(self, store: ObjectStore) -> None:
         """What is not finished is no object."""
@@ -244,9 +365,9 @@ class StoreContract(BackendContract):
         again.close()
         assert store.read(KEY) == b"one\ntwo\nthree\n"
 
-    def test_lock_excludes(self, driver: Driver, store: ObjectStore, url: str) -> None:
+    def test_lock_excludes(self, driver: Driver, store: ObjectStore, url: str, settings: Settings) -> None:
         """Of two processes one gets the lock; the other is told so at once, and anybody can see it."""
-        with self._holder(driver, store, url) as holder:
+        with self._holder(driver, store, url, settings) as holder:
             assert _answer(holder) is True
             assert store.is_locked("locks/run") is True
             lock = store.lock("locks/run")
@@ -257,9 +378,9 @@ class StoreContract(BackendContract):
             holder.communicate("stop\n")
         assert store.is_locked("locks/run") is False
 
-    def test_lock_ends_with_its_process(self, driver: Driver, store: ObjectStore, url: str) -> None:
+    def test_lock_ends_with_its_process(self, driver: Driver, store: ObjectStore, url: str, settings: Settings) -> None:
         """A process that is killed does not keep its lock."""
-        with self._holder(driver, store, url) as holder:
+        with self._holder(driver, store, url, settings) as holder:
             assert _answer(holder) is True
             holder.kill()
             holder.wait()
@@ -280,26 +401,30 @@ class StoreContract(BackendContract):
             assert is_free is True
 
     @contextmanager
-    def _holder(self, driver: Driver, store: ObjectStore, url: str) -> Iterator[subprocess.Popen[str]]:
+    def _holder(
+        self, driver: Driver, store: ObjectStore, url: str, settings: Settings
+    ) -> Iterator[subprocess.Popen[str]]:
         """Start a process that holds a lock until it reads a line."""
         if store.lock("locks/other") is None:
             pytest.skip("the store has no locks")
-        with _children(child_command(driver.plugin, "lock", url=url, key="locks/run")) as (holder,):
+        command = child_command(driver.plugin, "lock", url=url, settings=dict(settings), key="locks/run")
+        with _children(command) as (holder,):
             yield holder
 
     # ------------------------------------------------------------------------------------------ opening
 
-    def test_opening_writes_nothing(self, driver: Driver, url: str) -> None:
+    def test_opening_writes_nothing(self, driver: Driver, url: str, settings: Settings) -> None:
         """To look is not to make: a store that was only opened and read is as empty as before."""
         for _ in range(2):
-            store: ObjectStore = driver.call("mlp_open_store", url=url)
+            store: ObjectStore = driver.call("mlp_open_store", url=url, settings=settings)
             assert store.children("") == []
             assert list(store.list("")) == []
             store.close()
 
-    def test_url_is_of_the_backend(self, store: ObjectStore) -> None:
-        """The store's own URL begins with the backend's name, so that any host finds the plugin again."""
-        assert store.url.startswith(f"{self.name}:")
+    def test_url_is_of_the_backend(self, store: ObjectStore, url: str) -> None:
+        """The store's own URL has the scheme by which it was found, so that any host finds the plugin again."""
+        scheme = url.partition("://")[0] if "://" in url else self.name
+        assert store.url.startswith(f"{scheme}:")
 
 
 @contextmanager
@@ -314,6 +439,19 @@ def _children(*commands: list[str]) -> Iterator[list[subprocess.Popen[str]]]:
         for process in started:
             process.kill()
             process.communicate()
+
+
+def _status(child: int) -> int | None:
+    """Return how a fork ended; one that hangs is killed."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return None
 
 
 def _answer(process: subprocess.Popen[str]) -> Any:

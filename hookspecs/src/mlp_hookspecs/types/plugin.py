@@ -7,7 +7,7 @@ import attrs
 
 BackendKind = Literal["launcher", "environment", "format", "store", "index", "target", "secret"]
 
-SettingType = Literal["str", "int", "float", "bool", "path", "list"]
+SettingType = Literal["str", "int", "float", "bool", "path", "list", "table"]
 """The types that a setting can have: each can be written in a file, a variable and a flag."""
 
 
@@ -23,8 +23,9 @@ class Setting:
     ----------
     name : str
         Lower case, dotted, beginning with the plugin's name: ``ray.address``.
-    type : {"str", "int", "float", "bool", "path", "list"}
-        A list is of texts, separated by commas in a variable or flag.
+    type : {"str", "int", "float", "bool", "path", "list", "table"}
+        A list is of texts, separated by commas in a variable or flag. A table is a mapping of texts to JSON data, as
+        JSON in a variable or flag; entries whose names look like secrets are taken from the variable only.
     default : str, int, float, bool, tuple of str or None
         The value when nobody gives one.
     help : str
