@@ -14,7 +14,7 @@ import attrs
 
 from mlp_core.breadcrumbs import Watchdog
 from mlp_core.declarations import Declarations, Names, collect
-from mlp_core.errors import PluginError, PluginRefused, UnknownBackend, UsageError
+from mlp_core.errors import ArtifactError, PluginError, PluginRefused, UnknownBackend, UsageError
 from mlp_core.hook_calls import Call, GuardedContext, blaming
 from mlp_core.names import shown
 from mlp_core.plan_merge import Opinion, merge_plans
@@ -316,14 +316,33 @@ class Hooks:
         call = self._owners.get(("mlp_persist_artifact", format_name))
         if call is None:
             call = self._owner("mlp_persist_artifact", format_name)
+            self._refuse_code(format_name, "stored")
         return call.run(value, target, passing=(Exception,)) is True
 
     def load_artifact(self, ref: ArtifactRef, source: ArtifactSource) -> Any:
-        """Decode a value; raises what the format raises."""
+        """Decode a value; raises what the format raises, or ArtifactError where the settings refuse the format."""
         call = self._owners.get(("mlp_load_artifact", ref.format))
         if call is None:
             call = self._owner("mlp_load_artifact", ref.format)
-        return call.run(ref, source, passing=(Exception,))
+            self._refuse_code(ref.format, "loaded")
+        return call.run(ref, source, self._settings, passing=(Exception,))
+
+    def runs_code(self, format_name: str) -> bool:
+        """Tell whether loading a format may run what the content names, as unpickling does."""
+        return self._names.backend("format", format_name)[1].runs_code
+
+    def _refuse_code(self, format_name: str, what: str) -> None:
+        """Raise ArtifactError where the settings allow no format that runs code, and this is one."""
+        if self._settings["storage.pickle"] != "refuse" or not self.runs_code(format_name):
+            return
+        # Asked again the next time, since the refusal is no answer to be remembered.
+        self._owners.pop((f"mlp_{'load' if what == 'loaded' else 'persist'}_artifact", format_name), None)
+        raise ArtifactError(
+            f"nothing is {what} in the format {format_name}, which runs code of whoever wrote the content:"
+            " the setting storage.pickle is refuse",
+            hint="store the value as JSON, bytes or in another format that runs nothing; or, where you trust all who"
+            " write to this store, set storage.pickle to allow, or to listed with storage.pickle_allowed",
+        )
 
     def open_target(self, name: str, context: TargetContext) -> DeployTarget:
         """Return a deploy target; OSError where it cannot be reached."""

@@ -53,7 +53,10 @@ _LEAST: Final[Mapping[str, int]] = {
     "package.max_mb": 1,
     "storage.retry_seconds": 0,
 }
-_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {"storage.durability": ("durable", "fast")}
+_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "storage.durability": ("durable", "fast"),
+    "storage.pickle": ("allow", "listed", "refuse"),
+}
 _GRAMMAR: Final = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
 _TABLE: Final = re.compile(rb"tool\s*\.\s*[\"']?mlp\b")
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 from typing import IO, TYPE_CHECKING, Any
 
 from mlp_core.artifacts import type_name
 from mlp_core.errors import ArtifactError, MlpError
+from mlp_core.names import shown
 from mlp_hookspecs import ArtifactRef
 
 if TYPE_CHECKING:
@@ -108,20 +110,32 @@ class Values:
         target.write([content])
         return target.finish("bytes", sync=False)
 
-    def get(self, ref: ArtifactRef) -> Any:
+    def get(self, ref: ArtifactRef, name: str = "") -> Any:
         """Load a value.
+
+        Parameters
+        ----------
+        ref : ArtifactRef
+            The value.
+        name : str
+            The artifact's name, for messages.
 
         Raises
         ------
         StoreDamaged
             Where the bytes do not match their hash.
-        PluginError
-            Where the format cannot decode them.
+        ArtifactError
+            Where the settings do not allow to load it.
+        Exception
+            Whatever its format raises where it cannot decode them.
         """
         source = self._blobs.source(ref)
         if ref.format == "bytes":
             return bytes(source.buffer())
-        return self._hooks.load_artifact(ref, source)
+        try:
+            return self._hooks.load_artifact(ref, source)
+        except (ArtifactError, pickle.UnpicklingError) as error:
+            raise _cannot_load(ref, name, error) from error
 
     def sync(self) -> None:
         """Return when all that was stored survives a power cut."""
@@ -216,6 +230,15 @@ class _MemoryFile(io.BytesIO):
         if not self.closed:
             self._target.write([self.getvalue()])
         super().close()
+
+
+def _cannot_load(ref: ArtifactRef, name: str, error: Exception) -> ArtifactError:
+    """Return the error for a value that is not loaded."""
+    what = f"artifact {shown(name)}" if name else "a value"
+    message = error.message if isinstance(error, ArtifactError) else str(error)
+    hint = error.hint if isinstance(error, ArtifactError) else ""
+    text = f"{what} of type {shown(ref.type)}, stored as {shown(ref.format)}, is not loaded: {message}"
+    return ArtifactError(text, hint=hint or "where you trust it, add that name to storage.pickle_allowed")
 
 
 def _cannot_store(name: str, value: object, error: Exception) -> ArtifactError:

@@ -8,26 +8,43 @@ name it runs under; what has no importable home travels by value, through cloudp
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import TYPE_CHECKING, Any, Final
 
 from mlp_hookspecs import ArtifactRef, Backend, hookimpl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
-    from mlp_hookspecs.handles import ArtifactSource, ArtifactTarget, Buffer
+    from mlp_hookspecs.handles import ArtifactSource, ArtifactTarget, Buffer, Settings
 
 MAGIC = b"mlp-pickle-1\n"
 ALIGNMENT = 64
 _PADDING = bytes(ALIGNMENT)
 
+_PLAIN: Final = frozenset(
+    (
+        *("builtins.complex", "builtins.range", "builtins.slice", "collections.OrderedDict", "decimal.Decimal"),
+        *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
+        *("numpy.dtype", "numpy.ndarray", "numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar"),
+        *("numpy._core.numeric._frombuffer", "numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar"),
+        *("numpy.core.numeric._frombuffer", "uuid.UUID"),
+    )
+)
+"""What a stream may always name: what makes data of data, and no more of it than the stream has."""
+
+_EXACT_ONLY: Final = frozenset((*sys.stdlib_module_names, "cloudpickle", "dill", "joblib", "pluggy", "mlp_core"))
+"""Packages that are never listed as a whole: something in them runs what it is given."""
+
 
 @hookimpl
 def mlp_backends() -> Sequence[Backend]:
     """Declare the format."""
-    return (Backend("format", "pickle", "Any Python value, by pickle protocol 5.", types=("builtins.object",)),)
+    summary = "Any Python value, by pickle protocol 5."
+    return (Backend("format", "pickle", summary, types=("builtins.object",), runs_code=True),)
 
 
 @hookimpl
@@ -40,11 +57,19 @@ def mlp_persist_artifact(value: Any, target: ArtifactTarget) -> bool:
 
 
 @hookimpl
-def mlp_load_artifact(ref: ArtifactRef, source: ArtifactSource) -> Any:  # noqa: ARG001 # the hook's signature
+def mlp_load_artifact(ref: ArtifactRef, source: ArtifactSource, settings: Settings) -> Any:  # noqa: ARG001 # the hook's signature
     """Read the value; its buffers are views of the source."""
     content = source.buffer()
     if bytes(content[: len(MAGIC)]) != MAGIC:
         raise ValueError("the content is not of this format: it does not begin with mlp-pickle-1")
+    stream, buffers = _split(content)
+    if settings["storage.pickle"] == "allow":
+        return pickle.loads(stream, buffers=buffers)  # noqa: S301 # the one place that unpickles; the bytes were verified
+    return ListedUnpickler(stream, buffers, settings["storage.pickle_allowed"]).load()
+
+
+def _split(content: memoryview) -> tuple[memoryview, list[memoryview]]:
+    """Return the stream and the buffers; ValueError where the content is not what `_chunks` writes."""
     # The header is one short line: no need to copy more than its beginning to find its end.
     start = len(MAGIC)
     width = 256
@@ -52,16 +77,69 @@ def mlp_load_artifact(ref: ArtifactRef, source: ArtifactSource) -> Any:  # noqa:
         if start + width >= len(content):
             raise ValueError("the content is not of this format: its header has no end")
         width *= 16
-    stream_size, *sizes = json.loads(bytes(content[start : start + end]))
+    sizes = json.loads(bytes(content[start : start + end]))
+    if not isinstance(sizes, list) or not sizes or not all(type(size) is int and size >= 0 for size in sizes):
+        raise ValueError("the content is not of this format: its header is no list of sizes")
     position = start + end + 1
-    stream = content[position : position + stream_size]
-    position += stream_size
-    buffers = []
-    for size in sizes:
-        position += -position % ALIGNMENT
-        buffers.append(content[position : position + size])
+    parts = []
+    for number, size in enumerate(sizes):
+        if number:
+            position += -position % ALIGNMENT
+        parts.append(content[position : position + size])
         position += size
-    return pickle.loads(stream, buffers=buffers)  # noqa: S301 # the one place that unpickles; the bytes were verified
+    if position > len(content):
+        raise ValueError("the content is not of this format: it ends too early")
+    return parts[0], parts[1:]
+
+
+class ListedUnpickler(pickle.Unpickler):
+    """Unpickles what names nothing but plain data and listed classes and functions.
+
+    Parameters
+    ----------
+    stream : bytes-like
+        The stream.
+    buffers : iterable of bytes-like
+        Its buffers.
+    allowed : collection of str
+        Dotted names: of a class or function, or of a package or module for all classes that it defines itself.
+        Packages of the standard library, and those that exist to run code, are not allowed as a whole.
+    """
+
+    def __init__(self, stream: Buffer, buffers: Iterable[Buffer], allowed: Collection[str]) -> None:
+        """Prepare."""
+        super().__init__(io.BytesIO(stream), buffers=buffers)
+        self._allowed = frozenset(allowed)
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        """Return what a stream names; UnpicklingError where that is not allowed."""
+        dotted = f"{module}.{name}"
+        if dotted in _PLAIN or dotted in self._allowed:
+            return super().find_class(module, name)
+        if not self._has_listed_parent(dotted, module):
+            raise _refused(dotted)
+        found = super().find_class(module, name)
+        # A module also has the names that it imported, and an attribute of an attribute may lead anywhere.
+        home = getattr(found, "__module__", None)
+        if not isinstance(found, type) or found.__qualname__ != name or not isinstance(home, str):
+            raise _refused(dotted)
+        if not self._has_listed_parent(f"{home}.{name}", home):
+            raise _refused(f"{home}.{name}, by the name {dotted}")
+        return found
+
+    def _has_listed_parent(self, dotted: str, module: str) -> bool:
+        """Tell whether a package, module or class around a name is listed."""
+        if module.partition(".")[0] in _EXACT_ONLY:
+            return False
+        parts = dotted.split(".")
+        return any(".".join(parts[:length]) in self._allowed for length in range(1, len(parts)))
+
+
+def _refused(dotted: str) -> pickle.UnpicklingError:
+    """Return the error of a name that is not allowed."""
+    return pickle.UnpicklingError(
+        f"it names {dotted[:200]!a}, and the setting storage.pickle_allowed does not list that"
+    )
 
 
 def _dump(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes:

@@ -38,7 +38,7 @@ class TaskData:
         refs: Mapping[str, ArtifactRef] = self.__dict__.get("_refs", {})
         if name not in refs:
             raise AttributeError(_no_artifact(name, refs))
-        value = self._run.load(refs[name])
+        value = self._run.load(refs[name], name)
         self.__dict__[name] = value
         return value
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-from mlp_core.errors import ArtifactError, NotFound, UsageError
+from mlp_core.errors import ArtifactError, MlpError, NotFound, UsageError
 from mlp_core.names import closest, shown
 from mlp_core.names import tag as checked_tag
 from mlp_core.store import TagsChanged
@@ -184,25 +184,42 @@ class RunHandle:
         name = f"tags.{uuid4().hex}"
         self.client.session.open_store(create=False).add_segment(self.flow, self.run_id, name, change)
 
-    def load(self, ref: ArtifactRef) -> Any:
-        """Return an artifact's value.
+    def load(self, ref: ArtifactRef, name: str) -> Any:
+        """Return the value of an artifact, or of what else a run left, that has a name.
 
         Classes of the flow's own module are looked for in the run's project folder or, where that is gone, in its code
-        package, if they are not importable otherwise.
+        package, if they are not importable otherwise; not where the setting ``storage.pickle`` lists what may be
+        loaded, since a name that is listed must not mean what the run says that it means.
 
         Raises
         ------
+        StoreError
+            Where its content is missing or damaged.
         ArtifactError
-            Where a module that the value needs is missing; the message names it.
+            Where it cannot be loaded; the message names the artifact and the reason, such as a missing module.
         """
+        try:
+            return self._load(ref, name)
+        except MlpError:
+            raise
+        except Exception as error:
+            raise ArtifactError(
+                f"artifact {shown(name)} of type {shown(ref.type)}, stored as {shown(ref.format)}, cannot be loaded:"
+                f" {type(error).__name__}: {error}"
+            ) from error
+
+    def _load(self, ref: ArtifactRef, name: str) -> Any:
+        """Return a value; raises also what its format raises."""
         values = self.client.values
         try:
-            return values.get(ref)
-        except ModuleNotFoundError:
+            return values.get(ref, name)
+        except ModuleNotFoundError as missing:
             code = self.state.began.code
+            if self.client.session.settings["storage.pickle"] != "allow":
+                raise _missing_module(missing, ref, None) from missing
             with _on_path(code, values):
                 try:
-                    return values.get(ref)
+                    return values.get(ref, name)
                 except ModuleNotFoundError as error:
                     raise _missing_module(error, ref, code) from error
 

@@ -174,7 +174,7 @@ class Task(InRun["DataArtifact"]):
             return None
         if failure.exception is not None:
             try:
-                value = self._run.load(failure.exception)
+                value = self._run.load(failure.exception, "exception")
             except Exception:  # noqa: BLE001 # whatever keeps it from being loaded, its text is there
                 return TaskException(failure)
             if isinstance(value, BaseException):
@@ -361,7 +361,7 @@ class DataArtifact(InRun[Any]):
     @property
     def data(self) -> Any:
         """The value."""
-        return self._run.load(self.ref)
+        return self._run.load(self.ref, self.id)
 
     @property
     def size(self) -> int:

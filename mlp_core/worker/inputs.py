@@ -52,7 +52,7 @@ class Input:
             close = closest(name, self._task.artifacts)
             hint = f"; did you mean {close!r}?" if close else f"; it has {', '.join(sorted(self._task.artifacts))}"
             raise AttributeError(f"branch {self._task.key.path} has no artifact {name!r}{hint}")
-        value = self._values.get(ref)
+        value = self._values.get(ref, name)
         self.__dict__[name] = value
         return value
 

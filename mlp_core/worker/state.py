@@ -79,7 +79,7 @@ class TaskState:
                 self.reads.add(f"-{name}")
             raise AttributeError(self._absent(name))
         self.reads.add(name)
-        value = self.values.get(ref)
+        value = self.values.get(ref, name)
         if name not in self.constants:
             self._loaded[name] = (ref, value)
         self._instance.__dict__[name] = value

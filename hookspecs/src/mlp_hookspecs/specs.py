@@ -500,7 +500,7 @@ def mlp_persist_artifact(value: Any, target: ArtifactTarget) -> bool | None:  # 
 
 
 @hookspec
-def mlp_load_artifact(ref: ArtifactRef, source: ArtifactSource) -> Any:  # an artifact is any value
+def mlp_load_artifact(ref: ArtifactRef, source: ArtifactSource, settings: Settings) -> Any:  # an artifact is any value
     """Decode a value.
 
     **Mode**: claim by ``ref.format``. **Where**: worker, client. **When**: when an artifact is first read. The bytes
@@ -512,6 +512,8 @@ def mlp_load_artifact(ref: ArtifactRef, source: ArtifactSource) -> Any:  # an ar
         The reference, with the metadata that the encoder described.
     source : ArtifactSource
         The content.
+    settings : mapping of str to object
+        The settings in force; a format whose backend says `runs_code` has to heed ``storage.pickle``.
 
     Returns
     -------

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlp_hookspecs import ArtifactRef, EnvironmentLock, wire
 from mlp_hookspecs.testing.artifacts import MemorySource, MemoryTarget
-from mlp_hookspecs.testing.driver import Driver
+from mlp_hookspecs.testing.driver import Driver, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,8 @@ def rewrite(driver: Driver, items: list[tuple[str, str, Any]]) -> list[Any]:
     answers = []
     for source, target, data in items:
         ref = wire.decode(ArtifactRef, data)
-        value = driver.call("mlp_load_artifact", ref=ref, source=MemorySource(Path(source)))
+        place = MemorySource(Path(source))
+        value = driver.call("mlp_load_artifact", ref=ref, source=place, settings=load_settings(driver))
         written = driver.call("mlp_persist_artifact", value=value, target=MemoryTarget(Path(target), ref.format))
         answers.append(written if isinstance(written, bool) else repr(written))
     return answers

@@ -70,6 +70,11 @@ class Driver:
         return {**{setting.name: setting.default for setting in declared or ()}, **given}
 
 
+def load_settings(driver: Driver) -> dict[str, Any]:
+    """Return the settings with which a format is asked to load."""
+    return driver.settings({"storage.pickle": "allow", "storage.pickle_allowed": ()})
+
+
 def child_command(plugin: str, action: str, **arguments: object) -> list[str]:
     """Return the command that performs an action of `mlp_hookspecs.testing.child` with a plugin."""
     text = json.dumps({"plugin": plugin, "action": action, "path": sys.path, "arguments": arguments})

@@ -11,7 +11,7 @@ import pytest
 from mlp_hookspecs import ArtifactRef, Backend, BackendKind, wire
 from mlp_hookspecs.testing.artifacts import MemorySource, MemoryTarget
 from mlp_hookspecs.testing.contract import BackendContract
-from mlp_hookspecs.testing.driver import Driver, in_child
+from mlp_hookspecs.testing.driver import Driver, in_child, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,7 +133,8 @@ class FormatContract(BackendContract):
 
     def _load(self, driver: Driver, target: MemoryTarget, folder: Path, value: Any) -> Any:
         """Read a value."""
-        return driver.call("mlp_load_artifact", ref=self._ref(target, value), source=MemorySource(folder))
+        ref, source = self._ref(target, value), MemorySource(folder)
+        return driver.call("mlp_load_artifact", ref=ref, source=source, settings=load_settings(driver))
 
     def _ref(self, target: MemoryTarget, value: Any) -> ArtifactRef:
         """Return the reference of what was written."""

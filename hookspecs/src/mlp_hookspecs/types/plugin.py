@@ -58,6 +58,10 @@ class Backend:
         for a value by the most specific of these over the value's MRO.
     shares_driver_host : bool
         For launchers: whether steps run on the driver's own host, with its files and interpreters.
+    runs_code : bool
+        For formats: whether loading may run what the content names, as unpickling does. Where the setting
+        ``storage.pickle`` is ``refuse``, the core calls no such format; where it is ``listed``, the format itself must
+        load nothing but what ``storage.pickle_allowed`` lists.
     """
 
     kind: BackendKind
@@ -65,6 +69,7 @@ class Backend:
     summary: str
     types: tuple[str, ...] = ()
     shares_driver_host: bool = False
+    runs_code: bool = False
 
 
 @attrs.frozen
