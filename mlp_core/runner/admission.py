@@ -119,6 +119,10 @@ class Admission:
         """How many attempts have been admitted and not released."""
         return len(self._running)
 
+    def is_running(self, attempt_id: str) -> bool:
+        """Tell whether an attempt has been admitted and not released."""
+        return attempt_id in self._running
+
     def running_demands(self) -> Sequence[Demand]:
         """Return the attempts that have been admitted and not released."""
         return list(self._running.values())

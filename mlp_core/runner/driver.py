@@ -6,13 +6,11 @@ before that; attempts that were ready already need not wait for it and are launc
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import os
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
@@ -21,8 +19,9 @@ from mlp_core.plugins import blame_death, forgive_death
 from mlp_core.runner.admission import Admission, Demand, Machine
 from mlp_core.runner.inbox import Ended, Logged, Message, Signalled, Started
 from mlp_core.runner.requests import RunSetup, StepSetup, launch_request
+from mlp_core.runner.timers import Clock, Timers
 from mlp_core.scheduler import ReadyTask, Scheduler
-from mlp_core.store.records import AttemptFinished, AttemptStarted, Record, RunEnded, TaskReused
+from mlp_core.store.records import AttemptFinished, AttemptStarted, Note, Record, RunEnded, TaskReused
 from mlp_hookspecs import ArtifactRef, Failure, ForeachFrame, Resources, StepOutcome, TaskInput, TaskKey
 
 if TYPE_CHECKING:
@@ -39,16 +38,6 @@ GRACE_SECONDS = 5.0
 
 _FLUSH_SECONDS = 1.0
 _TAIL_BYTES = 2000
-
-
-class Clock(Protocol):
-    """What tells a driver the time; the standard library's module does."""
-
-    def time(self) -> float:
-        """Return the seconds since the epoch, which go into records."""
-
-    def monotonic(self) -> float:
-        """Return seconds that only grow, by which timers go."""
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -94,10 +83,11 @@ class Ending:
 
 @attrs.define(eq=False, repr=False)
 class _Attempt:
-    """An attempt that waits or runs."""
+    """An attempt that waits or runs, and how the one before it failed."""
 
     task: ReadyTask
     number: int
+    failed: TaskFailure | None = None
     caught: Failure | None = None
     timed_out: bool = False
     pid: int = 0
@@ -166,8 +156,7 @@ class Driver:
         self._admission = self._make_admission(machine or Machine.measure(), max_workers)
         self._attempts: dict[str, _Attempt] = {}
         self._done: dict[TaskKey, _Done] = {}
-        self._timers: list[tuple[float, int, str, str]] = []
-        self._timer_numbers = itertools.count()
+        self._timers: Timers[tuple[Literal["retry", "timeout"], str]] = Timers(clock)
         self._failures: list[TaskFailure] = []
         self._cancelled = False
         self._end = graph.end
@@ -209,15 +198,15 @@ class Driver:
                     self._log(message)
                 case Started():
                     self._started(message)
-                case Ended() if message.attempt_id in self._attempts:
+                case Ended() if self._admission.is_running(message.attempt_id):
                     ended.append(self._take(message))
                 case Ended():
-                    continue  # a launcher that tells an end twice: the first counts
+                    continue  # a launcher that tells an end twice, or too early: the first that can be counts
                 case Signalled():
                     self._interrupt()
         self._fire_timers()
         self._flush_logs()
-        decided = [(attempt, outcome, self._decide(attempt, outcome)) for attempt, outcome in ended]
+        decided = self._decide(ended)
         self._launch()
         if decided:
             self._commit(decided)
@@ -243,20 +232,31 @@ class Driver:
             outcome = attrs.evolve(outcome, failure=blame_death(failure, attempt.pid))
         return attempt, outcome
 
-    def _decide(self, attempt: _Attempt, outcome: StepOutcome) -> _Attempt | None:
-        """Return the attempt that follows a failed one; note a final failure, which stops new work."""
+    def _decide(
+        self, ended: Sequence[tuple[_Attempt, StepOutcome]]
+    ) -> Sequence[tuple[_Attempt, StepOutcome, _Attempt | None]]:
+        """Return the attempt that follows each failed one.
+
+        One failure that is final stops all new work, also the attempts that would follow others of the same turn.
+        """
+        decided = [(attempt, outcome, self._next_attempt(attempt, outcome)) for attempt, outcome in ended]
+        final = [outcome for _, outcome, again in decided if outcome.status == "failed" and again is None]
+        if not final and not self._stopping:
+            return decided
+        self._failures += [_failure(attempt, outcome) for attempt, outcome in ended if outcome.status == "failed"]
+        self._admission.drop_waiting()
+        return [(attempt, outcome, None) for attempt, outcome in ended]
+
+    def _next_attempt(self, attempt: _Attempt, outcome: StepOutcome) -> _Attempt | None:
+        """Return what the step's policies make follow an attempt."""
         if outcome.status != "failed":
             return None
         step = self._steps[attempt.task.key.step]
-        failure = outcome.failure or Failure("system", "the worker gave no reason")
-        if not self._stopping:
-            if attempt.number < step.max_retries:
-                return _Attempt(attempt.task, attempt.number + 1)
-            if step.planned.plan.catch is not None and attempt.caught is None:
-                return _Attempt(attempt.task, attempt.number + 1, caught=failure)
-        tail = b"".join(attempt.tail)[-_TAIL_BYTES:].decode(errors="replace")
-        self._failures.append(TaskFailure(attempt.task.key, attempt.number, failure, tail))
-        self._admission.drop_waiting()
+        failed = _failure(attempt, outcome)
+        if attempt.number < step.max_retries:
+            return _Attempt(attempt.task, attempt.number + 1, failed)
+        if step.planned.plan.catch is not None and attempt.caught is None:
+            return _Attempt(attempt.task, attempt.number + 1, failed, caught=failed.failure)
         return None
 
     def _commit(self, decided: Sequence[tuple[_Attempt, StepOutcome, _Attempt | None]]) -> None:
@@ -384,34 +384,27 @@ class Driver:
 
     def _timeout(self) -> float | None:
         """Return how long to wait for messages at most."""
-        waits = []
-        if self._timers:
-            waits.append(self._timers[0][0] - self._clock.monotonic())
+        waits = [] if (seconds := self._timers.seconds()) is None else [seconds]
         if self._unflushed_since is not None:
             waits.append(self._unflushed_since + _FLUSH_SECONDS - self._clock.monotonic())
         return max(0.0, min(waits)) if waits else None
 
-    def _at(self, seconds: float, kind: str, attempt_id: str) -> None:
-        """Set a timer."""
-        heapq.heappush(self._timers, (self._clock.monotonic() + seconds, next(self._timer_numbers), kind, attempt_id))
-
     def _fire_timers(self) -> None:
         """Do what is due."""
-        while self._timers and self._timers[0][0] <= self._clock.monotonic():
-            _, _, kind, attempt_id = heapq.heappop(self._timers)
+        while (due := self._timers.take()) is not None:
+            kind, attempt_id = due
             attempt = self._attempts.get(attempt_id)
             if attempt is None:
                 continue
             if kind == "retry":
                 self._delayed -= 1
-                del self._attempts[attempt_id]
                 if not self._stopping:
                     self._queue(attempt)
             else:
                 attempt.timed_out = True
                 step = self._steps[attempt.task.key.step]
                 grace = step.planned.plan.grace_seconds
-                self._launchers.cancel(step.launcher, [attempt_id], GRACE_SECONDS if grace is None else grace)
+                self._cancel(step.launcher, [attempt_id], GRACE_SECONDS if grace is None else grace)
 
     def _delay(self, attempt: _Attempt) -> None:
         """Queue a further attempt after its policy's pause."""
@@ -423,7 +416,7 @@ class Driver:
         attempt_id = f"{attempt.task.key.path}/{attempt.number}"
         self._attempts[attempt_id] = attempt
         self._delayed += 1
-        self._at(seconds, "retry", attempt_id)
+        self._timers.set(seconds, ("retry", attempt_id))
 
     def _started(self, message: Started) -> None:
         """Begin to count an attempt's time."""
@@ -434,7 +427,7 @@ class Driver:
             attempt.pid = message.pid
         limit = self._steps[attempt.task.key.step].planned.plan.timeout_seconds
         if limit is not None:
-            self._at(limit, "timeout", message.attempt_id)
+            self._timers.set(limit, ("timeout", message.attempt_id))
 
     # ------------------------------------------------------------------------------------------------ logs
 
@@ -479,11 +472,21 @@ class Driver:
         for demand in self._admission.running_demands():
             running.setdefault(demand.launcher, []).append(demand.id)
         for name, attempt_ids in running.items():
-            self._launchers.cancel(name, attempt_ids, grace)
+            self._cancel(name, attempt_ids, grace)
+
+    def _cancel(self, launcher: str, attempt_ids: Sequence[str], grace: float) -> None:
+        """Have a launcher end attempts; one that cannot is noted, and its attempts end when they do."""
+        try:
+            self._launchers.cancel(launcher, attempt_ids, grace)
+        except (OSError, MlpError) as error:
+            text = f"launcher {launcher} could not end {', '.join(attempt_ids)}: {error}"
+            self._writer.write([Note("launcher", text, self._clock.time())], sync=False)
+            self._progress.note(text)
 
     def _ending(self) -> Ending:
-        """Return how the run ended."""
-        failures = tuple(self._failures)
+        """Return how the run ended; what waited to be tried again has failed as well."""
+        waiting = (attempt.failed for attempt in self._attempts.values())
+        failures = (*self._failures, *(failed for failed in waiting if failed is not None))
         if self._cancelled and not self._has_ended:
             return Ending("cancelled", "the run was interrupted", failures)
         if failures:
@@ -496,3 +499,10 @@ class Driver:
 def _bare(frames: tuple[ForeachFrame, ...]) -> tuple[ForeachFrame, ...]:
     """Return frames without items and sequences: the journal has them once, in the transition of the split."""
     return tuple(ForeachFrame(frame.step, frame.variable, frame.index, frame.count) for frame in frames)
+
+
+def _failure(attempt: _Attempt, outcome: StepOutcome) -> TaskFailure:
+    """Return why an attempt failed, with the end of what it printed."""
+    failure = outcome.failure or Failure("system", "the worker gave no reason")
+    tail = b"".join(attempt.tail)[-_TAIL_BYTES:].decode(errors="replace")
+    return TaskFailure(attempt.task.key, attempt.number, failure, tail)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from mlp_core.errors import UsageError
+from mlp_core.errors import MlpError, UsageError
+from mlp_hookspecs import PluginWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -43,6 +46,7 @@ class Launchers:
         self._settings = settings
         self._stack = ExitStack()
         self._opened: dict[str, Launcher] = {}
+        self._capacities: dict[str, int | None] = {}
 
     def __enter__(self) -> Self:
         """Begin to open launchers."""
@@ -67,7 +71,11 @@ class Launchers:
         for name in dict.fromkeys(names):
             try:
                 launcher = self._hooks.open_launcher(name, self._settings, self.inbox)
-                self._opened[name] = self._stack.enter_context(launcher)
+                with self._hooks.using("launcher", name, (OSError, ValueError)):
+                    self._opened[name] = launcher.__enter__()
+                    self._stack.push(partial(self._leave, name, launcher))
+                    if not self._hooks.backend("launcher", name).shares_driver_host:
+                        self._capacities[name] = launcher.capacity()
             except (OSError, ValueError) as error:
                 refused = UsageError(f"launcher {name} cannot be used: {error}", hint="choose another by --launcher")
                 for note in getattr(error, "__notes__", ()):
@@ -76,16 +84,28 @@ class Launchers:
 
     def capacities(self) -> Mapping[str, int | None]:
         """Return how many attempts each launcher beyond the driver's host takes at once."""
-        return {
-            name: launcher.capacity()
-            for name, launcher in self._opened.items()
-            if not self._hooks.backend("launcher", name).shares_driver_host
-        }
+        return self._capacities
 
     def launch(self, name: str, requests: Sequence[LaunchRequest]) -> None:
         """Hand a batch of attempts to a launcher; OSError where it refuses them."""
         self._hooks.launch_step(name, requests, self._opened[name])
 
     def cancel(self, name: str, attempt_ids: Sequence[str], grace_seconds: float) -> None:
-        """Have a launcher end attempts."""
-        self._opened[name].cancel(attempt_ids, grace_seconds)
+        """Have a launcher end attempts; OSError or PluginError where that fails."""
+        with self._hooks.using("launcher", name):
+            self._opened[name].cancel(attempt_ids, grace_seconds)
+
+    def _leave(
+        self,
+        name: str,
+        launcher: Launcher,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave a launcher; what it raises then is a warning, since the run has ended, well or not."""
+        try:
+            with self._hooks.using("launcher", name):
+                launcher.__exit__(kind, error, trace)
+        except (OSError, MlpError) as failure:
+            warnings.warn(f"launcher {name} did not close: {failure}", PluginWarning, stacklevel=2)

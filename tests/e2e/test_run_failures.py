@@ -492,6 +492,44 @@ def test_running_tasks_succeed_after_a_failure(project: Project, tmp_path: Path)
     assert ran.value("done", "work/1") is True
 
 
+@pytest.mark.parametrize("minutes", [0, 10])
+def test_retries_that_are_left_have_failed(project: Project, minutes: int) -> None:
+    """A task that waits to be tried again when another one's failure ends the run is among the failures."""
+    code = f"""
+    class Flow(FlowSpec):
+        @step
+        def start(self):
+            self.next(self.a, self.b)
+
+        @retry(times=1, minutes_between_retries={minutes})
+        @step
+        def a(self):
+            raise ValueError(f"attempt {{current.attempt}}")
+            self.next(self.join)
+
+        @step
+        def b(self):
+            raise ValueError("for good")
+            self.next(self.join)
+
+        @step
+        def join(self, inputs):
+            self.next(self.end)
+
+        @step
+        def end(self):
+            pass
+    """
+    ran = project.run(code, isolation="inline", max_workers=1)
+    assert ran.status == "failed"
+    assert ran.result is not None
+    assert [(f.key.path, f.attempt, f.failure.message) for f in ran.result.failures] == [
+        ("b/0", 0, "ValueError: for good"),
+        ("a/0", 0, "ValueError: attempt 0"),
+    ]
+    assert ran.result.message == "b/0 failed: ValueError: for good, and 1 more failed"
+
+
 def test_memory_limit(project: Project) -> None:
     """A step that outgrows its address space fails with a MemoryError of its own."""
     code = """

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mlp_core.errors import UsageError
+from mlp_core.errors import PluginError, UsageError
 from mlp_core.loading import load_flow
 from mlp_core.runner import RunOptions, SilentProgress, observing, run_flow
 from mlp_core.session import Session
+from mlp_hookspecs import PluginWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -548,6 +549,41 @@ def test_a_final_failure_stops_the_retries_of_its_turn(plugins: Plugins) -> None
     assert [failure.failure.message for failure in ran.result.failures] == ["a/0/0", "b/0/0"]
     (attempt,) = ran.state.tasks[ran.key("a")].attempts
     assert not attempt.will_retry
+
+
+@pytest.mark.parametrize("place", ["__enter__", "capacity"])
+def test_a_launcher_that_raises_at_the_start(plugins: Plugins, place: str) -> None:
+    """A launcher that raises before the first task is blamed, and there is no run."""
+    launch = "@hookimpl\ndef mlp_launch_step(requests, launcher):\n    return True\n"
+    broken = f"def broken(self):\n    raise KeyError('no')\nOdd.{place} = broken\n"
+    plugins.install("odd", ODD + launch + broken)
+    with pytest.raises(PluginError, match=r"plugin odd \(mlp-plugin-odd 1.0\) raised KeyError: 'no'"):
+        plugins.run(WRAPPED, launcher="odd")
+    assert not (plugins.project.root / ".mlp/flows").exists()
+
+
+def test_a_launcher_that_does_not_close(plugins: Plugins) -> None:
+    """A launcher that raises when it is left costs a warning, not the run."""
+    plugins.install(
+        "odd",
+        ODD
+        + textwrap.dedent("""
+        def broken(self, *error):
+            raise KeyError("still here")
+
+        Odd.__exit__ = broken
+
+        @hookimpl
+        def mlp_launch_step(requests, launcher):
+            for request in requests:
+                outcome = StepOutcome("succeeded", transition=Transition(request.step.node.next))
+                launcher.sink.finished(request.id, outcome)
+            return True
+        """),
+    )
+    with pytest.warns(PluginWarning, match=r"launcher odd did not close: plugin odd .* raised KeyError: 'still here'"):
+        ran = plugins.run(WRAPPED, launcher="odd")
+    assert ran.status == "succeeded"
 
 
 def test_a_launcher_that_fails_to_cancel(plugins: Plugins) -> None:
