@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mlp_core.settings import Settings
+from mlp_core.store.checked import CHECKSUM_BYTES, with_checksum, without_checksum
 from mlp_hookspecs.handles import ObjectStore
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ class _Context:
 
 
 class PrefixedObjects:
-    """The objects of a store below a prefix, as a store of their own.
+    """The objects of a store below a prefix, as a store of their own: small ones, each with its checksum.
+
+    An object has no file of its own here, and none grows.
 
     Parameters
     ----------
@@ -82,28 +85,36 @@ class PrefixedObjects:
 
     def create(self, key: str, data: bytes, *, sync: bool) -> bool:
         """Write an object if absent."""
-        return self._inner.create(self._prefix + key, data, sync=sync)
+        full = self._prefix + key
+        return self._inner.create(full, with_checksum(full, data), sync=sync)
 
     def replace(self, key: str, data: bytes, *, sync: bool) -> None:
         """Write an object."""
-        self._inner.replace(self._prefix + key, data, sync=sync)
+        full = self._prefix + key
+        self._inner.replace(full, with_checksum(full, data), sync=sync)
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """Read an object."""
-        return self._inner.read(self._prefix + key, start, end)
+        full = self._prefix + key
+        return without_checksum(full, self._inner.read(full), self._inner.url)[start:end]
 
     def download(self, key: str, target: Path) -> None:
         """Write an object to a local file."""
-        self._inner.download(self._prefix + key, target)
+        target.write_bytes(self.read(key))
 
     def info(self, key: str) -> ObjectInfo:
         """Return size and time of an object."""
-        return attrs.evolve(self._inner.info(self._prefix + key), key=key)
+        return self._own(self._inner.info(self._prefix + key))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Iterate over objects."""
         for found in self._inner.list(self._prefix + prefix):
-            yield attrs.evolve(found, key=found.key.removeprefix(self._prefix))
+            yield self._own(found)
+
+    def _own(self, found: ObjectInfo) -> ObjectInfo:
+        """Return what is known of an object, as its owner sees it."""
+        size = max(0, found.size - CHECKSUM_BYTES)
+        return attrs.evolve(found, key=found.key.removeprefix(self._prefix), size=size)
 
     def children(self, prefix: str) -> Sequence[str]:
         """Return the names directly below a prefix."""
@@ -119,19 +130,18 @@ class PrefixedObjects:
 
     def adopt(self, source: Path, key: str, *, sync: bool) -> None:
         """Move a file in."""
-        self._inner.adopt(source, self._prefix + key, sync=sync)
+        self.replace(key, source.read_bytes(), sync=sync)
+        source.unlink()
 
     def sync(self, keys: Sequence[str]) -> None:
         """Make objects durable."""
         self._inner.sync([self._prefix + key for key in keys])
 
     def local_path(self, key: str) -> Path | None:
-        """Return an object's own file."""
-        return self._inner.local_path(self._prefix + key)
+        """Return None."""
 
     def open_append(self, key: str) -> AppendFile | None:
-        """Open an object for appending."""
-        return self._inner.open_append(self._prefix + key)
+        """Return None."""
 
     def lock(self, key: str) -> AbstractContextManager[bool] | None:
         """Return a lock."""

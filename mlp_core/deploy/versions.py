@@ -1,7 +1,7 @@
 """What is deployed: immutable versions of flows in the store, and which of them is the active one in its target.
 
 A version is recorded first, then handed to its target, and becomes the active one once the target has taken it. In the
-store, under ``deployments/<target>/<name>/``: ``v000001.json`` and so on, written once; ``active.json``, replaced.
+store, under ``deployments/<target>/<name>/``: ``v000001`` and so on, written once; ``active``, replaced.
 What a target keeps for itself lies under ``targets/<target>/``.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 
@@ -25,6 +25,7 @@ from mlp_core.runner.blueprint import draw_blueprint, flow_plan, read_blueprint,
 from mlp_core.runner.observing import tell
 from mlp_core.runner.run import freeze
 from mlp_core.store import layout
+from mlp_core.store.checked import with_checksum, without_checksum
 from mlp_hookspecs import DeployRequest, wire
 from mlp_hookspecs.events import Deployed
 
@@ -39,11 +40,13 @@ if TYPE_CHECKING:
     from mlp_core.store import Store
     from mlp_core.values import Values
     from mlp_hookspecs import ArtifactRef, DeployDiff, Deployment, FlowPlan, Json, ParameterInfo, PluginId
-    from mlp_hookspecs.handles import DeployTarget
+    from mlp_hookspecs.handles import DeployTarget, ObjectStore
 
-_VERSION: Final = re.compile(r"v(\d{6,9})\.json")
-_ACTIVE: Final = "active.json"
+_VERSION: Final = re.compile(r"v(\d{6,9})")
+_ACTIVE: Final = "active"
 _TRIES: Final = 1000
+
+_Stored = TypeVar("_Stored", Version, Active)
 
 
 class Deployments:
@@ -236,7 +239,8 @@ class Deployments:
         for _ in range(_TRIES):
             numbers = self._numbers(store, target, name)
             version = make(numbers[-1] + 1 if numbers else 1)
-            if store.objects.create(_version_key(version.request), wire.dumps(version), sync=True):
+            key = _version_key(version.request)
+            if store.objects.create(key, with_checksum(key, wire.dumps(version)), sync=True):
                 return version
         raise UsageError(f"deployment {name}: no free version number", hint="others are deploying it at this moment")
 
@@ -250,7 +254,7 @@ class Deployments:
                 raise UsageError(f"target {request.target} refuses {request.name}: {error}") from error
         active = Active(deployment, time.time(), self._session.username)
         key = _key(request.target, request.name, _ACTIVE)
-        self._store().objects.replace(key, wire.dumps(active), sync=True)
+        self._store().objects.replace(key, with_checksum(key, wire.dumps(active)), sync=True)
         tell(
             self._session,
             Deployed(
@@ -279,25 +283,14 @@ class Deployments:
 
     def _read(self, store: Store, target: str, name: str, number: int) -> Version:
         """Read a version."""
-        key = _key(target, name, f"v{number:06}.json")
-        try:
-            version = wire.loads(Version, store.objects.read(key))
-        except ValueError as error:
-            raise StoreDamaged(f"{key} in {store.url} is damaged: {error}") from error
-        request = version.request
-        if (request.target, request.name, request.version) != (target, name, number):
-            raise StoreDamaged(f"{key} in {store.url} is damaged: it tells of {shown(request.name)} {request.version}")
-        return version
+        return read_stored(Version, store.objects, _key(target, name, f"v{number:06}"))
 
     def _read_active(self, store: Store, target: str, name: str) -> Active | None:
         """Read which version is the active one."""
-        key = _key(target, name, _ACTIVE)
         try:
-            return wire.loads(Active, store.objects.read(key))
+            return read_stored(Active, store.objects, _key(target, name, _ACTIVE))
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            raise StoreDamaged(f"{key} in {store.url} is damaged: {error}") from error
 
     def _unknown(self, store: Store, target: str, name: str) -> NotFound:
         """Return the error of a name that is not deployed."""
@@ -309,6 +302,23 @@ class Deployments:
         return NotFound(f"there is no deployment {shown(name)} on {target}", hint=hint)
 
 
+def read_stored(kind: type[_Stored], objects: ObjectStore, key: str) -> _Stored:
+    """Return what is stored of a deployment under a key.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is nothing.
+    StoreDamaged
+        Where it is not what was written.
+    """
+    content = without_checksum(key, objects.read(key), objects.url)
+    try:
+        return wire.loads(kind, content)
+    except ValueError as error:
+        raise StoreDamaged(f"{key} in {objects.url} cannot be read: {error}") from error
+
+
 def _key(target: str, name: str, last: str) -> str:
     """Return the key of something of a deployment; NameRefused where a name is refused."""
     return f"{layout.DEPLOYMENTS}{label(target, 'target')}/{label(name, 'deployment')}/{last}"
@@ -316,7 +326,7 @@ def _key(target: str, name: str, last: str) -> str:
 
 def _version_key(request: DeployRequest) -> str:
     """Return the key of a version."""
-    return _key(request.target, request.name, f"v{request.version:06}.json")
+    return _key(request.target, request.name, f"v{request.version:06}")
 
 
 def _run_command(target: str, name: str, number: int, url: str) -> tuple[str, ...]:

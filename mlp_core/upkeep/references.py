@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import attrs
 
-from mlp_core.deploy.records import Version
 from mlp_core.errors import StoreDamaged
 from mlp_core.runner.blueprint import Blueprint
 from mlp_core.store import layout
@@ -137,14 +136,6 @@ def blueprint_of(objects: ObjectStore, digest: str) -> Blueprint:
         raise StoreDamaged(f"{key} in {objects.url} is damaged: its content has another digest")
     try:
         return wire.loads(Blueprint, content)
-    except ValueError as error:
-        raise StoreDamaged(f"{key} in {objects.url} cannot be read: {error}") from error
-
-
-def version_of(objects: ObjectStore, key: str) -> Version:
-    """Return a version of a deployment by its key; raises as `blueprint_of`."""
-    try:
-        return wire.loads(Version, objects.read(key))
     except ValueError as error:
         raise StoreDamaged(f"{key} in {objects.url} cannot be read: {error}") from error
 

@@ -10,10 +10,11 @@ import pytest
 
 from mlp_core.deploy import Deployments, Order, Version
 from mlp_core.deploy.targets import PrefixedObjects
+from mlp_core.deploy.versions import read_stored
 from mlp_core.errors import NameRefused, NotFound, ParameterError, StoreDamaged, UnknownBackend, UsageError
 from mlp_core.loading import load_flow
 from mlp_core.session import Session
-from mlp_hookspecs import wire
+from mlp_core.store.checked import with_checksum
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +45,7 @@ class Try(FlowSpec):
     def end(self):
         pass
 '''
-KEY = "deployments/local/Try/v000001.json"
+KEY = "deployments/local/Try/v000001"
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_a_version_holds_all_that_is_frozen(deployments: Deployments, flow: type
     assert request.run_command[-2:] == ("--store", store.url)
     for command in (request.plan.begin, request.plan.step, request.plan.finish):
         assert store.url in command
-    assert wire.loads(Version, store.objects.read(KEY)) == version
+    assert read_stored(Version, store.objects, KEY) == version
 
 
 def test_versions_rise_and_are_never_changed(deployments: Deployments, flow: type[Any], session: Session) -> None:
@@ -228,11 +229,17 @@ def test_a_damaged_version_is_told_so(deployments: Deployments, flow: type[Any],
     objects = session.open_store(create=False).objects
     whole = objects.read(KEY)
     objects.replace(KEY, whole[:-20], sync=False)
-    with pytest.raises(StoreDamaged, match=r"v000001\.json"):
+    with pytest.raises(StoreDamaged, match=r"v000001"):
         deployments.find("Try", "local")
-    objects.replace(KEY, whole.replace(b'"name":"Try"', b'"name":"Other"', 1), sync=False)
+    for content in (whole.replace(b'"name":"Try"', b'"name":"Other"', 1), with_checksum(KEY, b"{}"), b""):
+        objects.replace(KEY, content, sync=False)
+        with pytest.raises(StoreDamaged):
+            deployments.find("Try", "local")
+    # A version that lies under another one's key is not that one.
+    deployments.deploy(flow, Order())
+    objects.replace(KEY, objects.read(KEY.replace("1", "2")), sync=False)
     with pytest.raises(StoreDamaged):
-        deployments.find("Try", "local")
+        deployments.find("Try", "local", 1)
 
 
 def test_missing_plugins_are_found(deployments: Deployments, flow: type[Any]) -> None:
@@ -270,11 +277,35 @@ def test_a_targets_objects_are_its_own(session: Session) -> None:
     assert not own.create("a/b", b"2", sync=False)
     own.replace("c", b"3", sync=True)
     own.sync(["a/b"])
-    assert inner.read("targets/x/a/b") == own.read("a/b") == b"1"
+    assert own.read("a/b") == b"1"
+    assert b" 1" in inner.read("targets/x/a/b")
     assert own.children("") == ["a", "c"]
     assert [info.key for info in own.list("a/")] == ["a/b"]
-    assert own.info("c").key == "c"
+    assert (own.info("c").key, own.info("c").size) == ("c", 1)
     own.delete("c")
     with pytest.raises(FileNotFoundError):
         own.read("c")
     assert own.url == inner.url
+
+
+def test_a_targets_objects_have_checksums(session: Session, tmp_path: Path) -> None:
+    """What a target has stored is what it reads, in ranges and copies too; anything else is damage."""
+    inner = session.open_store(create=True).objects
+    own = PrefixedObjects(inner, "targets/x/")
+    source = own.staging() / "file"
+    source.write_bytes(b"0123")
+    own.adopt(source, "d", sync=True)
+    assert not source.exists()
+    assert (own.read("d"), own.read("d", 1), own.read("d", 1, 3)) == (b"0123", b"123", b"12")
+    own.download("d", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"0123"
+    assert own.local_path("d") is None
+    assert own.open_append("d") is None
+    stored = inner.read("targets/x/d")
+    for content in (stored[:-1], stored[:-2] + b"?\n", b"", stored + b" "):
+        inner.replace("targets/x/d", content, sync=False)
+        with pytest.raises(StoreDamaged, match="targets/x/d"):
+            own.read("d")
+    inner.replace("targets/x/e", stored, sync=False)
+    with pytest.raises(StoreDamaged):
+        own.read("e")
