@@ -19,6 +19,7 @@
     │   ├── StoreUnavailable    2   cannot be read or written at all
     │   ├── StoreFull           1   no room left
     │   ├── StoreFormatError    2   made by a version that this one does not know
+    │   ├── StoreFenced         1   the run was taken over, or its driver was away for too long
     │   └── StoreDamaged        1   content that does not match its recorded hash or number
     ├── RunLocked               2   another driver owns the run
     └── RunFailed               1   a run whose tasks failed
@@ -155,6 +156,10 @@ class StoreFormatError(StoreError):
     """The store was made by a version that this one does not know."""
 
     exit_status = 2
+
+
+class StoreFenced(StoreError):  # noqa: N818 # as above
+    """The run was taken over by another process, or its driver was away for too long: nothing more is committed."""
 
 
 class StoreDamaged(StoreError):  # noqa: N818 # as above

@@ -19,7 +19,9 @@ from mlp_core.errors import MlpError, PluginError, StoreError
 from mlp_core.hooks import Hooks, build_worker_hooks
 from mlp_core.observation import events_of
 from mlp_core.store import Store, layout
-from mlp_core.store.journal import read_journal
+from mlp_core.store.growing import GrowingReader
+from mlp_core.store.journal import parse_journal
+from mlp_core.store.lease import Pulse
 from mlp_core.store.records import ObserverFailed, RunBegan, RunEnded
 from mlp_hookspecs import PluginId, RunContext, wire
 from mlp_hookspecs.events import Deployed, Event
@@ -113,23 +115,27 @@ class Telling:
 
     def run(self) -> None:
         """Tail the journal to its end, or to the death of the run's driver."""
+        objects = self._store.objects
         key = layout.journal(self._flow, self._run_id)
+        content = GrowingReader(objects, key)
         offset = expected = 0
+        lease_seconds = 0.0
         pause = _SHORTEST
         while True:
-            is_alive = self._store.objects.is_locked(layout.lock(self._flow, self._run_id))
-            read = read_journal(self._store.objects, key, offset, expected)
+            pulse = Pulse.take(objects, self._flow, self._run_id)
+            content.size()
+            read = parse_journal(content.read(offset), key, offset, expected)
             offset, expected = read.offset, read.expected
             for number, record in read.records:
                 if isinstance(record, RunBegan):
-                    self._run = record.run
+                    self._run, lease_seconds = record.run, record.lease_seconds
                 if self._run is not None and number > self._told:
                     for event in events_of(number, record, self._run):
                         self._tell(event)
                     self._remember(number)
                 if isinstance(record, RunEnded):
                     return
-            if not read.records and not is_alive:
+            if not read.records and not pulse.is_alive(lease_seconds):
                 return
             pause = _SHORTEST if read.records else min(2 * pause, _LONGEST)
             time.sleep(pause)

@@ -106,4 +106,4 @@ class Session:
 
     def values(self, store: Store) -> Values:
         """Return what encodes and decodes the store's artifacts."""
-        return Values(self.hooks, store.blobs(inline_bytes=self.settings["run.inline_bytes"]))
+        return Values.of(self.hooks, store, self.settings)

@@ -29,12 +29,16 @@ CORE_SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("plugins.provider", "list", (), "Whose backend counts where two have one name: kind:name=distribution."),
     Setting("plugins.timeout", "float", 60.0, "Seconds after which a plugin that is still loading ends the command."),
     Setting("formats.prefer", "list", (), "Formats of plugins that may store their types without being named."),
+    Setting("storage.verify", "str", "once", "When artifacts are hashed: once on a host for each file, or always."),
+    Setting("storage.cache_bytes", "int", 10 * 2**30, "How much of stores elsewhere is kept on this host; 0 for none."),
     Setting("storage.pickle", "str", "allow", "Whether pickled artifacts are loaded: allow, listed or refuse."),
     Setting("storage.pickle_allowed", "list", (), "Classes and functions, or packages, that listed pickles may name."),
     Setting("run.max_workers", "int", None, "Tasks at once; by default as many as the machine's cores allow."),
     Setting("run.max_num_splits", "int", 10_000, "The largest number of items that a foreach may have."),
     Setting("run.launcher", "str", "local", "The launcher of steps that name none."),
     Setting("run.inline_bytes", "int", 8192, "Artifacts up to this size lie in the journal."),
+    Setting("run.log_bytes", "int", 32 * 2**20, "How much of what one attempt prints is kept."),
+    Setting("run.lease_seconds", "float", 60.0, "How long a run's driver may be silent before the run counts as lost."),
     Setting("package.include", "list", (), "Patterns of files that the code package takes though they are ignored."),
     Setting("package.exclude", "list", (), "Patterns of files that the code package leaves out."),
     Setting("package.max_mb", "int", 100, "The largest code package, in mebibytes."),
@@ -50,6 +54,9 @@ _LEAST: Final[Mapping[str, int]] = {
     "run.inline_bytes": 0,
     "run.max_num_splits": 1,
     "run.max_workers": 1,
+    "run.log_bytes": 0,
+    "run.lease_seconds": 1,
+    "storage.cache_bytes": 0,
     "package.max_mb": 1,
     "storage.retry_seconds": 0,
 }
@@ -141,6 +148,16 @@ class Settings(Mapping[str, Any]):
     def portable(self) -> dict[str, Any]:
         """Return the values that may travel and be recorded, as JSON data: all but secrets."""
         return {name: tables.portable(value) for name, value in self._values.items() if not self._declared[name].secret}
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return the values that are neither shown nor recorded: those of secret settings, and entries of tables."""
+        found: list[str] = []
+        for name, value in self._values.items():
+            if isinstance(value, Mapping):
+                found += tables.secret_values(value)
+            elif self._declared[name].secret and value is not None:
+                found += value if isinstance(value, tuple) else [str(value)]
+        return tuple(found)
 
     def text(self, name: str) -> str:
         """Return a value for people, secrets masked; KeyError for an unknown name."""
@@ -373,6 +390,12 @@ def _choose(setting: Setting, sources: Sources) -> tuple[Any, str]:
 
 def _checked(setting: Setting, value: object, where: str, base: Path) -> tuple[Any, str]:
     """Return a given value, converted, and where it came from; SettingError where it is refused."""
+    if setting.secret and where.startswith(("file ", "flag ")):
+        raise SettingError(
+            f"setting {setting.name} ({where}) is a secret: a file is committed and packed with the code, and a command"
+            " line is seen by everybody on the machine",
+            hint=f"give it in the environment, by the variable {variable_name(setting.name)}",
+        )
     try:
         converted = _convert(setting, value, where, base)
     except ValueError as error:

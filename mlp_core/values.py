@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from mlp_core.artifacts import type_name
 from mlp_core.errors import ArtifactError, MlpError
@@ -13,10 +13,11 @@ from mlp_core.names import shown
 from mlp_hookspecs import ArtifactRef
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from mlp_core.hooks import Hooks
+    from mlp_core.store import Store
     from mlp_core.store.blobs import Blobs
     from mlp_hookspecs.handles import ArtifactTarget, Buffer
 
@@ -36,6 +37,16 @@ class Values:
         """Make the pair."""
         self._hooks = hooks
         self._blobs = blobs
+
+    @classmethod
+    def of(cls, hooks: Hooks, store: Store, settings: Mapping[str, Any]) -> Self:
+        """Return what encodes and decodes the artifacts of a store, as settings say."""
+        blobs = store.blobs(
+            inline_bytes=settings["run.inline_bytes"],
+            paranoid=settings["storage.verify"] == "always",
+            cache_bytes=settings["storage.cache_bytes"],
+        )
+        return cls(hooks, blobs)
 
     def put(
         self,

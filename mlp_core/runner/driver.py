@@ -191,6 +191,7 @@ class Driver:
 
     def _turn(self, messages: Sequence[Message]) -> None:
         """Take in what has happened, and do what follows."""
+        self._writer.check()
         ended: list[tuple[_Attempt, StepOutcome]] = []
         for message in messages:
             match message:
@@ -205,7 +206,7 @@ class Driver:
                 case Signalled():
                     self._interrupt()
         self._fire_timers()
-        self._flush_logs()
+        self._flush()
         decided = self._decide(ended)
         self._launch()
         if decided:
@@ -353,6 +354,7 @@ class Driver:
             records: list[Record] = [AttemptStarted(a.task.key, a.number, name, now) for a in attempts]
             # Not synced: a start that a power cut takes away is a task that did not happen.
             self._writer.write(records, sync=False)
+            self._note_unflushed()
             for attempt in attempts:
                 self._progress.task_started(attempt.task.key, attempt.number)
             self._start(name, attempts)
@@ -382,12 +384,14 @@ class Driver:
 
     # ------------------------------------------------------------------------------------------------ time
 
-    def _timeout(self) -> float | None:
+    def _timeout(self) -> float:
         """Return how long to wait for messages at most."""
-        waits = [] if (seconds := self._timers.seconds()) is None else [seconds]
+        waits = [self._writer.pause]
+        if (seconds := self._timers.seconds()) is not None:
+            waits.append(seconds)
         if self._unflushed_since is not None:
             waits.append(self._unflushed_since + _FLUSH_SECONDS - self._clock.monotonic())
-        return max(0.0, min(waits)) if waits else None
+        return max(0.0, min(waits))
 
     def _fire_timers(self) -> None:
         """Do what is due."""
@@ -439,13 +443,17 @@ class Driver:
         attempt.tail.append(message.data[-_TAIL_BYTES:])
         self._writer.log(message.attempt_id, message.stream, message.data, message.time)
         self._progress.task_log(attempt.task.key, attempt.number, message.stream, message.data)
+        self._note_unflushed()
+
+    def _note_unflushed(self) -> None:
+        """Note that something was written that readers do not see yet."""
         if self._unflushed_since is None:
             self._unflushed_since = self._clock.monotonic()
 
-    def _flush_logs(self) -> None:
-        """Let readers see the logs, once a second."""
+    def _flush(self) -> None:
+        """Let readers see what was written, once a second."""
         if self._unflushed_since is not None and self._clock.monotonic() >= self._unflushed_since + _FLUSH_SECONDS:
-            self._writer.flush_logs()
+            self._writer.flush()
             self._unflushed_since = None
 
     # ------------------------------------------------------------------------------------------------ ending

@@ -161,8 +161,10 @@ def run_flow(flow: type[Any], session: Session, options: RunOptions, progress: P
     ------
     UsageError
         Where anything is refused before the first task starts.
+    RunLocked
+        Where the run to resume is under way.
     StoreError
-        Where the store fails.
+        Where the store fails, or somebody else has taken the run over.
     """
     if os.environ.get(IMPORTING):
         raise UsageError(
@@ -182,6 +184,7 @@ def run_flow(flow: type[Any], session: Session, options: RunOptions, progress: P
         launchers = stack.enter_context(Launchers(session.hooks, session.settings, Inbox()))
         launchers.open(step.plan.launcher or session.settings["run.launcher"] for step in checked.steps)
         store = session.open_store(create=True)
+        options = _taken_over(options, store)
         frozen = freeze(checked, session, options, session.values(store))
         prepared = prepare_steps(checked, session, known=options.locks)
         if options.run_id_file is not None:
@@ -213,6 +216,14 @@ def run_flow(flow: type[Any], session: Session, options: RunOptions, progress: P
         with _signals_to(launchers.inbox.signalled):
             ending = driver.run()
     return RunResult(run.flow, run.run_id, ending.status, ending.message, ending.failures)
+
+
+def _taken_over(options: RunOptions, store: Store) -> RunOptions:
+    """Put an end to the run that is resumed where its driver is gone; RunLocked where it is there."""
+    origin = options.origin
+    if origin is None or origin.ended is not None:
+        return options
+    return attrs.evolve(options, origin=store.fence(origin.context.flow, origin.context.run_id))
 
 
 def _check_names(session: Session, options: RunOptions) -> None:
@@ -378,9 +389,10 @@ def begin_run(  # noqa: PLR0913 # what a run is made of
                 "executable": sys.executable,
             },
             has_driver=has_driver,
+            lease_seconds=session.settings["run.lease_seconds"],
         )
 
-    return store.create_run(began, time.time())
+    return store.create_run(began, time.time(), log_limit=session.settings["run.log_bytes"])
 
 
 def run_setup(session: Session, run: RunContext, frozen: Frozen, store_url: str) -> RunSetup:

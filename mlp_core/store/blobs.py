@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import io
 import mmap
+import os
+import time
 import weakref
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 from mlp_core.errors import ArtifactError, StoreDamaged, StoreError
 from mlp_core.store import layout
+from mlp_core.store.cache import DEFAULT_CACHE_BYTES, BlobCache, damaged
 from mlp_core.store.content import hash_file, sha256
 from mlp_core.store.faults import translated
 from mlp_core.store.target import BlobTarget, check_part, manifest_digest
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 
 DEFAULT_INLINE_BYTES: Final = 8192
 """Up to how many bytes content travels in the reference unless a setting says otherwise."""
+
+_NEW_SECONDS: Final = 3600
+"""For how long nobody removes a blob that no run refers to yet."""
 
 
 class Blobs:
@@ -41,6 +47,8 @@ class Blobs:
         Whether every read verifies, even of a file that was verified before.
     verified : VerifiedFiles or None
         What is known to be intact on this host; by default the user's cache.
+    cache_bytes : int
+        How many bytes of blobs from elsewhere the user's cache on this host may hold; 0 for none.
     """
 
     def __init__(
@@ -50,12 +58,14 @@ class Blobs:
         inline_bytes: int = DEFAULT_INLINE_BYTES,
         paranoid: bool = False,
         verified: VerifiedFiles | None = None,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
         """Make the access; nothing is touched."""
         self.objects = objects
         self.inline_bytes = inline_bytes
         self._paranoid = paranoid
         self._verified = verified or VerifiedFiles.for_store(objects.url)
+        self._cache = BlobCache.for_user(cache_bytes, paranoid=paranoid) if cache_bytes else None
         self._unsynced: set[str] = set()
         self._adopted: set[str] = set()
 
@@ -97,7 +107,7 @@ class Blobs:
     def add(self, staged: Path, digest: str, size: int) -> None:
         """Take a hashed file in under its digest, or drop it where an intact one is there; durable after `sync`."""
         key = layout.blob(digest)
-        if self._has(key, digest, size):
+        if self._has(key, digest, size) and self._is_kept(key):
             with translated(str(staged)):
                 staged.unlink()
         else:
@@ -119,8 +129,27 @@ class Blobs:
             return False
         return True
 
+    def _is_kept(self, key: str) -> bool:
+        """Tell whether an intact blob will be there when the record that names it is: not removed as unused meanwhile.
+
+        One that is new is kept, so an old one is made new.
+        """
+        if self.objects.info(key).modified_at > time.time() - _NEW_SECONDS:
+            return True
+        path = self.objects.local_path(key)
+        if path is None:
+            return False
+        try:
+            os.utime(path)
+        except OSError:  # somebody else's, or gone
+            return False
+        self._verified.add(path)
+        return True
+
     def verified_path(self, digest: str, size: int) -> Path | None:
-        """Return the local file of a blob once it is verified; None where the store has no local files.
+        """Return a local file of a blob once it is verified: the blob's own, or a copy in the host's cache.
+
+        None where there is neither.
 
         Raises
         ------
@@ -129,9 +158,9 @@ class Blobs:
         """
         key = layout.blob(digest)
         path = self.objects.local_path(key)
-        if path is None:
-            return None
         try:
+            if path is None:
+                return None if self._cache is None else self._cache.path(self.objects, key, digest, size)
             self._verify(path, digest, size)
         except FileNotFoundError as error:
             raise _absent(key, self.objects.url) from error
@@ -144,7 +173,7 @@ class Blobs:
         with translated(str(path)):
             found, length = hash_file(path)
         if (found, length) != (digest, size):
-            raise _damaged(str(path), digest, found)
+            raise damaged(str(path), digest, found)
         self._verified.add(path)
 
     def read(self, digest: str, size: int) -> bytearray:
@@ -156,7 +185,7 @@ class Blobs:
             raise _absent(key, self.objects.url) from error
         found = sha256(content)
         if found != digest or len(content) != size:
-            raise _damaged(f"{key} in {self.objects.url}", digest, found)
+            raise damaged(f"{key} in {self.objects.url}", digest, found)
         return content
 
 
@@ -243,7 +272,7 @@ class BlobSource:
         """Check that the parts are those that the value's digest stands for."""
         found = manifest_digest(self._ref.parts)
         if found != self._ref.digest:
-            raise _damaged("a reference's list of parts", self._ref.digest, found)
+            raise damaged("a reference's list of parts", self._ref.digest, found)
 
     def _folder(self) -> Path:
         """Return a new temporary folder that goes when this process's access to the store does."""
@@ -270,16 +299,8 @@ def _checked(part: ArtifactPart) -> bytes:
     data = part.data or b""
     found = sha256(data)
     if found != part.digest or len(data) != part.size:
-        raise _damaged(f"the inline content of {part.name or 'an artifact'}", part.digest, found)
+        raise damaged(f"the inline content of {part.name or 'an artifact'}", part.digest, found)
     return data
-
-
-def _damaged(place: str, expected: str, found: str) -> StoreDamaged:
-    """Return the error of content that is not what was written."""
-    return StoreDamaged(
-        f"{place} is damaged: its content has the digest {found}, not {expected}",
-        hint="the step that made it writes it anew when it runs again",
-    )
 
 
 def _absent(key: str, url: str) -> StoreDamaged:

@@ -6,7 +6,7 @@ import errno
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Final
 
-from mlp_core.errors import StoreError, StoreFull, StoreUnavailable
+from mlp_core.errors import StoreError, StoreFenced, StoreFull, StoreUnavailable
 from mlp_core.names import shown
 
 if TYPE_CHECKING:
@@ -51,6 +51,10 @@ def store_error(error: OSError, place: str) -> StoreError:
         return StoreUnavailable(
             f"the store cannot be used: {where}: {reason}",
             hint="check the path and its permissions, or choose another place by the setting store",
+        )
+    if error.errno == errno.ESTALE:
+        return StoreFenced(
+            f"another process has taken over {where}", hint="the run goes on where it was resumed; see: mlp list"
         )
     if error.errno in _HANDLES:
         return StoreError(f"cannot open {where}: {reason}", hint="raise the limit of open files: ulimit -n")
@@ -116,14 +120,14 @@ class GuardedObjects:
         """The store's URL."""
         return self._inner.url
 
-    def _guard(self, key: str, *, is_made: bool = False) -> AbstractContextManager[None]:
-        """Return the guard of one operation: of one that makes something, or of one that needs it to be there."""
-        return translated(f"{key or 'the store'} in {self._inner.url}", absence_passes=not is_made)
-
     @property
     def creates_once(self) -> bool:
         """As `ObjectStore.creates_once`."""
         return self._inner.creates_once
+
+    def _guard(self, key: str, *, is_made: bool = False) -> AbstractContextManager[None]:
+        """Return the guard of one operation: of one that makes something, or of one that needs it to be there."""
+        return translated(f"{key or 'the store'} in {self._inner.url}", absence_passes=not is_made)
 
     def create(self, key: str, data: bytes, *, sync: bool) -> bool:
         """As `ObjectStore.create`."""
@@ -140,15 +144,15 @@ class GuardedObjects:
         with self._guard(key):
             return self._inner.read(key, start, end)
 
-    def info(self, key: str) -> ObjectInfo:
-        """As `ObjectStore.info`."""
-        with self._guard(key):
-            return self._inner.info(key)
     def download(self, key: str, target: Path) -> None:
         """As `ObjectStore.download`."""
         with self._guard(key):
             self._inner.download(key, target)
 
+    def info(self, key: str) -> ObjectInfo:
+        """As `ObjectStore.info`."""
+        with self._guard(key):
+            return self._inner.info(key)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """As `ObjectStore.list`."""

@@ -1,7 +1,8 @@
 """Which runs there are, without reading them all: a cache in SQLite that readers derive from the journals.
 
 It belongs to one user on one host, lies outside the store and may be deleted at any time. Nobody who writes a run
-touches it. A refresh reads the first and last record of those journals that are new or have grown.
+touches it. A refresh reads the first and last record of those journals that are new or have grown. Where the store has
+no local files it lists all objects of a flow's runs instead of looking at each run.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import attrs
@@ -17,29 +19,35 @@ import attrs
 from mlp_core import names
 from mlp_core.errors import NameRefused, StoreDamaged
 from mlp_core.store import layout
-from mlp_core.store.records import RunBegan, RunEnded, TagsChanged, decode_line
+from mlp_core.store.growing import GrowingReader
+from mlp_core.store.lease import Pulse
+from mlp_core.store.records import Record, RunBegan, RunEnded, TagsChanged, decode_line
+from mlp_core.store.seal import read_seal
 from mlp_core.store.segments import read_segments
 from mlp_core.store.state import RunStatus, changed_tags
 from mlp_core.store.verified import cache_folder
+from mlp_hookspecs.types import RunContext
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from mlp_hookspecs.handles import ObjectStore
+    from mlp_hookspecs.handles import ObjectInfo, ObjectStore
 
 SummaryStatus: TypeAlias = RunStatus | Literal["damaged"]
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _HEAD_BYTES: Final = 64 * 1024
 _TAIL_BYTES: Final = 16 * 1024
 _LOCK_SECONDS: Final = 2.0
+_READERS: Final = 16
 
 _TABLES: Final = """
 CREATE TABLE runs (
   flow TEXT, run_id TEXT, status TEXT, username TEXT, started_at REAL, finished_at REAL, message TEXT, tasks INTEGER,
-  origin_run_id TEXT, tags TEXT, has_driver INTEGER, size INTEGER, segments INTEGER,
+  origin_run_id TEXT, tags TEXT, has_driver INTEGER, lease_seconds REAL, size INTEGER, segments INTEGER,
+  renewed_at REAL,
   PRIMARY KEY (flow, run_id)
 ) WITHOUT ROWID;
 CREATE TABLE tags (flow TEXT, run_id TEXT, tag TEXT, PRIMARY KEY (tag, flow, run_id)) WITHOUT ROWID;
@@ -189,87 +197,183 @@ class RunIndex:
         known = {
             (row[0], row[1]): _Known(*row[2:])
             for row in database.execute(
-                "SELECT flow, run_id, status, has_driver, size, segments FROM runs WHERE :flow IS NULL OR flow = :flow",
+                "SELECT flow, run_id, status, has_driver, lease_seconds, size, segments, renewed_at"
+                " FROM runs WHERE :flow IS NULL OR flow = :flow",
                 {"flow": flow},
             )
         }
-        for name, run_id in self._runs(flow):
-            if self._refresh_run(database, name, run_id, known.get((name, run_id))):
-                known.pop((name, run_id), None)
+        changed = []
+        for seen in self._runs(flow, known):
+            before = known.pop((seen.flow, seen.run_id), None)
+            if before is not None and before.tells(seen):
+                if before.status != (status := before.status_of(seen)):
+                    run = (status, seen.flow, seen.run_id)
+                    database.execute("UPDATE runs SET status = ? WHERE flow = ? AND run_id = ?", run)
+                continue
+            changed.append(seen)
+        for seen, found in zip(changed, self._read(changed), strict=True):
+            if found is not None:
+                _insert(database, *found, seen)
+            else:
+                known[seen.flow, seen.run_id] = _GONE
         for gone in known:
             database.execute("DELETE FROM runs WHERE flow = ? AND run_id = ?", gone)
             database.execute("DELETE FROM tags WHERE flow = ? AND run_id = ?", gone)
 
-    def _runs(self, flow: str | None) -> Iterator[tuple[str, str]]:
-        """Iterate over the names of runs in the store; what else lies there is not ours."""
+    def _runs(self, flow: str | None, known: Mapping[tuple[str, str], _Known]) -> Iterator[_Seen]:
+        """Iterate over the runs in the store; what else lies there is not ours."""
+        has_files = self._objects.local_path(layout.FORMAT) is not None
         for name in [flow] if flow is not None else self._objects.children(layout.FLOWS):
             try:
                 prefix = layout.flow(name)
             except NameRefused:
                 continue
+            if not has_files:
+                yield from _listed(self._objects, name)
+                continue
             for run_id in self._objects.children(prefix):
                 with contextlib.suppress(NameRefused):
-                    yield name, names.run_id(run_id)
+                    names.run_id(run_id)
+                    before = known.get((name, run_id))
+                    is_final = before is not None and before.status in _FINAL
+                    # Before the journal: a driver that ends in between has written its last record.
+                    pulse = _NO_PULSE if is_final else Pulse.take(self._objects, name, run_id)
+                    segments = len(self._objects.children(layout.segments(name, run_id)))
+                    with contextlib.suppress(FileNotFoundError):  # not created to the end, or removed
+                        size = self._objects.info(layout.journal(name, run_id)).size
+                        yield _Seen(name, run_id, pulse, size, segments)
 
-    def _refresh_run(self, database: sqlite3.Connection, flow: str, run_id: str, before: _Known | None) -> bool:
-        """Take up what is new in a run, and tell whether there is one."""
-        segments = len(self._objects.children(layout.segments(flow, run_id)))
-        is_final = before is not None and before.status in _FINAL
-        # Before the journal: a driver that ends in between has written its last record.
-        is_alive = not is_final and self._objects.is_locked(layout.lock(flow, run_id))
+    def _read(self, runs: Sequence[_Seen]) -> Iterator[tuple[RunSummary, _Head | None] | None]:
+        """Iterate over what runs amount to, several read at once where each takes its time."""
+        if len(runs) < 2 or self._objects.local_path(layout.FORMAT) is not None:  # noqa: PLR2004 # one waits for nobody
+            yield from map(self._summary, runs)
+            return
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="mlp-index") as pool:
+            yield from pool.map(self._summary, runs)
+
+    def _summary(self, seen: _Seen) -> tuple[RunSummary, _Head | None] | None:
+        """Return what a run's first and last record and its segments say; None where there is no such run."""
         try:
-            size = self._objects.info(layout.journal(flow, run_id)).size
+            others = read_segments(self._objects, seen.flow, seen.run_id) if seen.segments else []
+            head, last = self._ends(seen)
         except FileNotFoundError:
-            return False  # not created to the end, or removed
-        if before is not None and before.status != "damaged" and (before.size, before.segments) == (size, segments):
-            status = "running" if is_alive or not before.has_driver else "lost"
-            if not is_final and status != before.status:
-                database.execute("UPDATE runs SET status = ? WHERE flow = ? AND run_id = ?", (status, flow, run_id))
-            return True
-        try:
-            summary, has_driver = self._summary(flow, run_id, size, is_alive=is_alive)
+            return None
         except StoreDamaged:
-            summary, has_driver = RunSummary(flow, run_id, "damaged"), True
-        _insert(database, summary, has_driver=has_driver, size=size, segments=segments)
-        return True
-
-    def _summary(self, flow: str, run_id: str, size: int, *, is_alive: bool) -> tuple[RunSummary, bool]:
-        """Return what a run's first and last record and its segments say, and whether it has a driver."""
-        key = layout.journal(flow, run_id)
-        began = _first_record(self._objects, key)
-        others = read_segments(self._objects, flow, run_id)
-        ends = [record for record in (_last_record(self._objects, key, size), *others) if isinstance(record, RunEnded)]
+            return RunSummary(seen.flow, seen.run_id, "damaged"), None
+        ends = [record for record in (last, *others) if isinstance(record, RunEnded)]
         ended = ends[0] if ends else None
+        is_alive = not head.has_driver or seen.pulse.is_alive(head.lease_seconds)
         summary = RunSummary(
-            flow,
-            run_id,
-            status=ended.status if ended else "running" if is_alive or not began.has_driver else "lost",
-            username=began.run.username,
-            started_at=began.time,
+            seen.flow,
+            seen.run_id,
+            status=ended.status if ended else "running" if is_alive else "lost",
+            username=head.run.username,
+            started_at=head.began_at,
             finished_at=ended.time if ended else None,
             message=ended.message if ended else "",
             tasks=ended.tasks if ended else 0,
-            origin_run_id=began.run.origin_run_id,
-            tags=changed_tags(began.run.tags, [record for record in others if isinstance(record, TagsChanged)]),
+            origin_run_id=head.run.origin_run_id,
+            tags=changed_tags(head.run.tags, [record for record in others if isinstance(record, TagsChanged)]),
         )
-        return summary, began.has_driver
+        return summary, head
+
+    def _ends(self, seen: _Seen) -> tuple[_Head, Record | None]:
+        """Return what a run began with, and the last record of its journal."""
+        key = layout.journal(seen.flow, seen.run_id)
+        sealed = read_seal(self._objects, seen.flow, seen.run_id) if seen.is_sealed else None
+        if sealed is not None:
+            return _Head(sealed.run, sealed.began_at, sealed.has_driver, 0), sealed.ended
+        if seen.size is None:
+            began, last = _ends_of(GrowingReader(self._objects, key).read(), key)
+        elif seen.size <= _HEAD_BYTES:
+            began, last = _ends_of(self._objects.read(key), key)
+        else:
+            began, last = _first_record(self._objects, key), _last_record(self._objects, key, seen.size)
+        return _Head(began.run, began.time, began.has_driver, began.lease_seconds), last
+
+
+@attrs.frozen
+class _Head:
+    """What a run began with."""
+
+    run: RunContext
+    began_at: float
+    has_driver: bool
+    lease_seconds: float
 
 
 _FINAL: Final = frozenset({"succeeded", "failed", "cancelled"})
+"""How a run ends that nothing changes any more; one that reads ``lost`` may be given its end by who takes it over."""
 
 
 class _OtherVersion(Exception):  # noqa: N818 # never seen by a caller
     """The cache was made by another version."""
 
 
+_NO_PULSE: Final = Pulse(is_locked=False, renewed_at=None, taken_at=0)
+
+
+@attrs.frozen
+class _Seen:
+    """What can be seen of a run without reading it; the size is None where its journal consists of parts.
+
+    Whether it is sealed is only looked at where reading the seal saves reading the journal.
+    """
+
+    flow: str
+    run_id: str
+    pulse: Pulse
+    size: int | None
+    segments: int
+    is_sealed: bool = False
+
+
 @attrs.frozen
 class _Known:
-    """What decides whether a run has to be read again."""
+    """What is known of a run from before, and decides whether it has to be read again."""
 
     status: str
     has_driver: bool
-    size: int
+    lease_seconds: float
+    size: int | None
     segments: int
+    renewed_at: float | None
+
+    def tells(self, seen: _Seen) -> bool:
+        """Tell whether a run needs no reading."""
+        same = (self.size, self.segments) == (seen.size, seen.segments) and self.status != "damaged"
+        # Parts may have come without a trace, as long as the lease is renewed.
+        return same and (seen.size is not None or (self.status == "lost" and self.renewed_at == seen.pulse.renewed_at))
+
+    def status_of(self, seen: _Seen) -> str:
+        """Return the status of a run that was not read again."""
+        if self.status in _FINAL or not self.has_driver:
+            return self.status
+        return "running" if seen.pulse.is_alive(self.lease_seconds) else "lost"
+
+
+_GONE: Final = _Known("", False, 0, None, 0, None)  # noqa: FBT003 # a row that goes
+
+
+def _listed(objects: ObjectStore, flow: str) -> Iterator[_Seen]:
+    """Iterate over a flow's runs by listing all their objects, a thousand of which are one request."""
+    prefix = layout.flow(flow)
+    taken_at = time.time()
+    runs: dict[str, dict[str, ObjectInfo]] = {}
+    for info in objects.list(prefix):
+        run_id, _, name = info.key.removeprefix(prefix).partition("/")
+        runs.setdefault(run_id, {})[name] = info
+    for run_id, found in sorted(runs.items()):
+        with contextlib.suppress(NameRefused):
+            names.run_id(run_id)
+            journal, lease = found.get("journal"), found.get("lease")
+            if journal is None and lease is None:
+                continue
+            pulse = Pulse(journal is None, None if lease is None else lease.modified_at, taken_at)
+            segments = sum(name.startswith("segments/") for name in found)
+            yield _Seen(flow, run_id, pulse, None if journal is None else journal.size, segments, "seal" in found)
 
 
 def _connect(path: Path | None) -> sqlite3.Connection:
@@ -295,11 +399,14 @@ def _prepare(database: sqlite3.Connection) -> None:
     database.execute(f"PRAGMA user_version = {_VERSION:d}")  # a pragma takes no parameters
 
 
-def _insert(database: sqlite3.Connection, summary: RunSummary, *, has_driver: bool, size: int, segments: int) -> None:
+def _insert(database: sqlite3.Connection, summary: RunSummary, head: _Head | None, seen: _Seen) -> None:
     """Write a run's row."""
-    values = [*attrs.astuple(summary)[:-1], json.dumps(summary.tags), has_driver, size, segments]
+    own = [head is None or head.has_driver, 0 if head is None else head.lease_seconds]
+    values = [*attrs.astuple(summary)[:-1], json.dumps(summary.tags), *own]
+    values += [seen.size, seen.segments, seen.pulse.renewed_at]
     row = [_storable(value) if isinstance(value, str) else value for value in values]
-    database.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    marks = ", ".join("?" * len(row))
+    database.execute(f"INSERT OR REPLACE INTO runs VALUES ({marks})", row)  # noqa: S608 # nothing but question marks
     run = (summary.flow, summary.run_id)
     database.execute("DELETE FROM tags WHERE flow = ? AND run_id = ?", run)
     tags = [(*run, _storable(tag)) for tag in summary.tags]
@@ -322,6 +429,15 @@ def _first_record(objects: ObjectStore, key: str) -> RunBegan:
     if decoded is None or not isinstance(decoded[1], RunBegan):
         raise StoreDamaged(f"{key} in {objects.url} does not tell the run's beginning")
     return decoded[1]
+
+
+def _ends_of(content: bytes, key: str) -> tuple[RunBegan, Record | None]:
+    """Return the first and the last record in a journal's content."""
+    lines = content.split(b"\n")[:-1]
+    first, last = (decode_line(lines[place]) if lines else None for place in (0, -1))
+    if first is None or not isinstance(first[1], RunBegan):
+        raise StoreDamaged(f"{key} does not tell the run's beginning")
+    return first[1], None if last is None else last[1]
 
 
 def _last_record(objects: ObjectStore, key: str, size: int) -> RunEnded | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from mlp_core.errors import StoreDamaged, StoreError
+from mlp_core.store.growing import read_growing
 from mlp_core.store.records import Record, decode_line, encode_line
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def read_journal(objects: ObjectStore, key: str, offset: int = 0, expected: int 
     StoreDamaged
         Where a record is not what was written; the message names journal and line.
     """
-    return parse_journal(objects.read(key, offset), f"{key} in {objects.url}", offset, expected)
+    return parse_journal(read_growing(objects, key, offset), f"{key} in {objects.url}", offset, expected)
 
 
 def parse_journal(content: bytes, place: str, offset: int = 0, expected: int = 0) -> JournalRead:

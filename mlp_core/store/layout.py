@@ -19,6 +19,7 @@ GITIGNORE: Final = ".gitignore"
 
 BLOBS: Final = "blobs/"
 FLOWS: Final = "flows/"
+PARTS: Final = "parts/"
 DEPLOYMENTS: Final = "deployments/"
 BLUEPRINTS: Final = "blueprints/"
 
@@ -72,6 +73,29 @@ def lock(flow_name: str, run_id: str) -> str:
 def logs(flow_name: str, run_id: str) -> str:
     """Return the key of a run's logs."""
     return run(flow_name, run_id) + "logs"
+
+
+def lease(flow_name: str, run_id: str) -> str:
+    """Return the key of the object by whose age a run's driver is known to be there."""
+    return run(flow_name, run_id) + "lease"
+
+
+def seal(flow_name: str, run_id: str) -> str:
+    """Return the key of the summary that is written once a run has ended."""
+    return run(flow_name, run_id) + "seal"
+
+
+def parts(key: str) -> str:
+    """Return the prefix of the parts of a growing object, on stores whose objects cannot grow.
+
+    It lies outside of the run's own, so that listing runs does not list parts.
+    """
+    return f"{PARTS}{key.removeprefix(FLOWS)}/"
+
+
+def part(key: str, level: int, number: int) -> str:
+    """Return the key of a part of a growing object (level 0), or of a pack of parts (level 1)."""
+    return f"{parts(key)}{level:d}/{number:08d}"
 
 
 def segments(flow_name: str, run_id: str) -> str:

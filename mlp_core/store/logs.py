@@ -6,6 +6,7 @@ and the data. A frame that fails its checksum is passed over: reading goes on at
 
 from __future__ import annotations
 
+import itertools
 import struct
 import zlib
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 import attrs
 
 from mlp_core.store import layout
+from mlp_core.store.growing import GrowingReader
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -29,7 +31,12 @@ _HEAD: Final = struct.Struct(">4sI")
 _BODY: Final = struct.Struct(">HIBd")
 _HEADER_SIZE: Final = _HEAD.size + _BODY.size
 _STREAMS: Final[tuple[Stream, Stream]] = ("stdout", "stderr")
-_FLUSH_BYTES: Final = 64 * 1024
+FLUSH_BYTES: Final = 64 * 1024
+"""How much waits for the next flush where an object grows in place."""
+
+PART_BYTES: Final = 2**20
+"""The same where each flush makes an object."""
+
 _FLUSH_SECONDS: Final = 1.0
 _MAX_CHUNK: Final = 2**20
 _WINDOW: Final = 2**20
@@ -73,10 +80,13 @@ class LogWriter:
         The log, opened for appending.
     limit : int
         Bytes kept of each attempt; what follows is dropped, and the log says so.
+    flush_bytes : int
+        How much may wait for the next flush.
     """
 
-    def __init__(self, file: AppendFile, limit: int = DEFAULT_LIMIT) -> None:
+    def __init__(self, file: AppendFile, limit: int = DEFAULT_LIMIT, flush_bytes: int = FLUSH_BYTES) -> None:
         """Make the writer."""
+        self._flush_bytes = flush_bytes
         self._file = file
         self._limit = limit
         self._kept: dict[str, int] = {}
@@ -98,7 +108,7 @@ class LogWriter:
         else:
             self._pending.append((attempt_id, stream, time, bytearray(data)))
         self._pending_bytes += len(data)
-        if self._pending_bytes >= _FLUSH_BYTES or time - self._pending[0][2] >= _FLUSH_SECONDS:
+        if self._pending_bytes >= self._flush_bytes or time - self._pending[0][2] >= _FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
@@ -140,19 +150,15 @@ class LogReader:
 
     def __init__(self, objects: ObjectStore, key: str) -> None:
         """Make the reader; nothing is read yet."""
-        self._objects = objects
-        self._key = key
+        self._content = GrowingReader(objects, key)
         self._end = 0
         self._frames: list[tuple[str, Stream, float, int, int]] = []
 
     def refresh(self) -> bool:
         """Look for new chunks, and tell whether there are any."""
         before = len(self._frames)
-        try:
-            size = self._objects.info(self._key).size
-        except FileNotFoundError:
-            return False
-        while self._end < size and self._scan(self._objects.read(self._key, self._end, self._end + _WINDOW * 2), size):
+        size = self._content.size()
+        while self._end < size and self._scan(self._content.read(self._end, self._end + _WINDOW * 2), size):
             pass
         return len(self._frames) > before
 
@@ -189,12 +195,34 @@ class LogReader:
         """
         for attempt_id, stream, time, offset, length in self._frames[start:]:
             if attempt_ids is None or attempt_id in attempt_ids:
-                yield LogChunk(attempt_id, stream, time, self._objects.read(self._key, offset, offset + length))
+                yield LogChunk(attempt_id, stream, time, self._content.read(offset, offset + length))
 
     @property
     def count(self) -> int:
         """How many chunks were seen so far."""
         return len(self._frames)
+
+    def attempt_ids(self) -> list[str]:
+        """Return the attempts that chunks were seen of."""
+        return list(dict.fromkeys(frame[0] for frame in self._frames))
+
+    def gaps(self) -> Iterator[tuple[int, int, bool]]:
+        """Iterate over the ranges of what was seen that hold no intact frame.
+
+        Yields
+        ------
+        tuple of int, int and bool
+            Begin, end, and whether it may be a frame that was not written to its end rather than one that changed.
+        """
+        ends = [(0, 0)]
+        for attempt_id, _, _, offset, length in self._frames:
+            ends.append((offset - _HEADER_SIZE - len(attempt_id.encode()), offset + length))
+        size = self._content.size()
+        ends.append((size, size))
+        for (_, start), (end, _) in itertools.pairwise(ends):
+            if start < end:
+                window = self._content.read(start, min(end, start + _WINDOW))
+                yield start, end, len(window) < _HEADER_SIZE or _may_be_unfinished(window, 0)
 
 
 def _frame_at(window: bytes, position: int) -> tuple[str, Stream, float, int] | None:

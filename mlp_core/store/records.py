@@ -31,7 +31,7 @@ from mlp_hookspecs.types import (
     frozen_map,
 )
 
-RunEnd: TypeAlias = Literal["succeeded", "failed", "cancelled"]
+RunEnd: TypeAlias = Literal["succeeded", "failed", "cancelled", "lost"]
 
 
 @attrs.frozen
@@ -69,6 +69,8 @@ class RunBegan:
     has_driver : bool
         Whether one process owns the run and holds its lock. False where an orchestrator runs it step by step: its
         tasks and its end are segments.
+    lease_seconds : float
+        How long the driver counts as being there after it renewed its lease.
     """
 
     run: RunContext
@@ -85,6 +87,7 @@ class RunBegan:
     command: tuple[str, ...] = ()
     metadata: Mapping[str, str] = attrs.field(factory=dict, converter=frozen_map)
     has_driver: bool = True
+    lease_seconds: float = 60
 
 
 @attrs.frozen
@@ -255,8 +258,8 @@ class RunEnded:
 
     Attributes
     ----------
-    status : {"succeeded", "failed", "cancelled"}
-        How.
+    status : {"succeeded", "failed", "cancelled", "lost"}
+        How; ``lost`` where another process took the run over after its driver had gone.
     message : str
         One line on the reason of a failure.
     time : float
@@ -271,6 +274,41 @@ class RunEnded:
     tasks: int = 0
 
 
+@attrs.frozen
+class RunSealed:
+    """What a run that has ended amounts to; in an object of its own, never in the journal.
+
+    It saves a reader of many runs from reading each journal, and shows that nothing is missing at the journal's end.
+
+    Attributes
+    ----------
+    run : RunContext
+        The run.
+    began_at : float
+        Seconds since the epoch when it began.
+    ended : RunEnded
+        How it ended.
+    has_driver : bool
+        As in `RunBegan`.
+    size : int
+        The journal's length in bytes.
+    digest : str
+        The hash of the journal.
+    """
+
+    run: RunContext
+    began_at: float
+    ended: RunEnded
+    has_driver: bool
+    size: int
+    digest: str
+
+    @property
+    def time(self) -> float:
+        """When the run ended."""
+        return self.ended.time
+
+
 Record: TypeAlias = (
     RunBegan
     | EnvironmentLocked
@@ -281,6 +319,7 @@ Record: TypeAlias = (
     | ObserverFailed
     | Note
     | RunEnded
+    | RunSealed
 )
 
 KINDS: Final[Mapping[str, type[Record]]] = {
@@ -295,6 +334,7 @@ KINDS: Final[Mapping[str, type[Record]]] = {
         ObserverFailed,
         Note,
         RunEnded,
+        RunSealed,
     )
 }
 """The kinds of records by name."""

@@ -16,6 +16,7 @@ from mlp_core.store.records import (
     Record,
     RunBegan,
     RunEnded,
+    RunSealed,
     TagsChanged,
     TaskReused,
 )
@@ -189,6 +190,8 @@ class RunState:
                 self.ended = record
             case RunBegan():
                 raise self._contradiction("begins twice")
+            case RunSealed():
+                raise self._contradiction("has its own summary in it")
 
     def _apply_started(self, record: AttemptStarted) -> None:
         """Take up the start of an attempt."""

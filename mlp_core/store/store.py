@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack, nullcontext
+import time
+from contextlib import ExitStack, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from mlp_core import names
-from mlp_core.errors import NameRefused, NotFound, StoreDamaged, StoreError, StoreFormatError, StoreUnavailable
+from mlp_core.errors import (
+    NameRefused,
+    NotFound,
+    RunLocked,
+    StoreDamaged,
+    StoreError,
+    StoreFenced,
+    StoreFormatError,
+    StoreUnavailable,
+)
 from mlp_core.store import layout
 from mlp_core.store.blobs import DEFAULT_INLINE_BYTES, Blobs
+from mlp_core.store.cache import DEFAULT_CACHE_BYTES
 from mlp_core.store.faults import GuardedObjects
-from mlp_core.store.journal import JournalWriter, read_journal
-from mlp_core.store.logs import DEFAULT_LIMIT, LogChunk, LogWriter, Stream, encode_frame
+from mlp_core.store.growing import GrowingReader, GrowingWriter, can_append, open_growing
+from mlp_core.store.journal import JournalWriter, parse_journal, read_journal
+from mlp_core.store.lease import Lease, Pulse
+from mlp_core.store.logs import DEFAULT_LIMIT, FLUSH_BYTES, PART_BYTES, LogChunk, LogWriter, Stream, encode_frame
 from mlp_core.store.records import Record, RunBegan, RunEnded, encode_line
+from mlp_core.store.seal import read_seal, seal_run
 from mlp_core.store.segments import read_segments, segment_names
 from mlp_core.store.state import RunState
 
@@ -23,13 +37,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from mlp_core.store.index import RunQuery, RunSummary
-    from mlp_hookspecs.handles import ObjectStore
+    from mlp_hookspecs.handles import AppendFile, ObjectStore
 
 FORMAT_VERSION: Final = 1
 """The version of the layout and of the records' meaning; a store of a higher one is refused."""
 
 _MICROSECOND: Final = 1e-6
 _RUN_ID_TRIES: Final = 10_000
+_FENCE_TRIES: Final = 10
 
 
 class Store:
@@ -89,9 +104,15 @@ class Store:
         """The URL from which the store can be opened again."""
         return self.objects.url
 
-    def blobs(self, *, inline_bytes: int = DEFAULT_INLINE_BYTES, paranoid: bool = False) -> Blobs:
-        """Return access to artifacts' bytes."""
-        return Blobs(self.objects, inline_bytes=inline_bytes, paranoid=paranoid)
+    def blobs(
+        self,
+        *,
+        inline_bytes: int = DEFAULT_INLINE_BYTES,
+        paranoid: bool = False,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+    ) -> Blobs:
+        """Return access to artifacts' bytes; the arguments are those of `Blobs`."""
+        return Blobs(self.objects, inline_bytes=inline_bytes, paranoid=paranoid, cache_bytes=cache_bytes)
 
     def create_run(self, make: Callable[[str], RunBegan], now: float, *, log_limit: int = DEFAULT_LIMIT) -> RunWriter:
         """Create a run, durably, and take it over.
@@ -119,7 +140,9 @@ class Store:
                 lock = self.objects.lock(layout.lock(flow, run_id)) if began.has_driver else None
                 if not stack.enter_context(lock or nullcontext(enter_result=True)):
                     continue
-                if self.objects.create(layout.journal(flow, run_id), encode_line(began, 0), sync=True):
+                key = layout.journal(flow, run_id)
+                first = key if can_append(self.objects) else layout.part(key, 0, 0)
+                if self.objects.create(first, encode_line(began, 0), sync=True):
                     return RunWriter(self.objects, began, stack.pop_all(), log_limit)
         raise StoreError(f"no free run id for {_RUN_ID_TRIES} microseconds", hint="check the clock")
 
@@ -165,6 +188,53 @@ class Store:
         """Return a reader that can take up what is written later; raises as `run`."""
         return RunReader(self.objects, flow, run_id)
 
+    def fence(self, flow: str, run_id: str) -> RunState:
+        """Put an end to a run whose driver is gone, so that it can commit nothing even where it comes back.
+
+        Parameters
+        ----------
+        flow, run_id : str
+            The run.
+
+        Returns
+        -------
+        RunState
+            The run, ended.
+
+        Raises
+        ------
+        RunLocked
+            Where its driver is there.
+        NotFound, StoreDamaged
+            As `run`.
+        """
+        state = self.run(flow, run_id)
+        for _ in range(_FENCE_TRIES):
+            if state.ended is not None:
+                return state
+            if state.status != "lost":
+                break
+            ended = RunEnded("lost", f"its driver, process {state.began.pid} on {state.began.host}, was gone")
+            with suppress(StoreFenced):  # somebody has written meanwhile
+                self._end(state, attrs.evolve(ended, time=time.time(), tasks=_finished_tasks(state)))
+            state = self.run(flow, run_id)
+        raise RunLocked(
+            f"the run {flow}/{run_id} is under way: its driver is process {state.began.pid} on {state.began.host}",
+            hint="wait until it has ended, or end that process",
+        )
+
+    def _end(self, state: RunState, ended: RunEnded) -> None:
+        """Write a run's end at the very place after what was read; StoreFenced where somebody else wrote there."""
+        run = state.context
+        key = layout.journal(run.flow, run.run_id)
+        file = open_growing(self.objects, key, buffers=False)
+        try:
+            said = read_journal(self.objects, key)
+            JournalWriter(file, said.expected, torn=said.torn).write([ended], sync=True)
+            seal_run(self.objects, state.began, ended, file)
+        finally:
+            file.close()
+
     def add_segment(self, flow: str, run_id: str, name: str, record: Record) -> bool:
         """Add a record to a run from outside its driver, durably; return whether the name was free.
 
@@ -188,11 +258,11 @@ class Store:
 
     def _exists(self, flow: str, run_id: str) -> bool:
         """Tell whether there is such a run."""
-        try:
-            self.objects.info(layout.journal(flow, run_id))
-        except FileNotFoundError:
-            return False
-        return True
+        for key in (layout.journal(flow, run_id), layout.lease(flow, run_id)):
+            with suppress(FileNotFoundError):
+                self.objects.info(key)
+                return True
+        return False
 
     def close(self) -> None:
         """Release the store."""
@@ -226,13 +296,31 @@ class RunWriter:
         self._log_limit = log_limit
         self._key = layout.journal(began.run.flow, began.run.run_id)
         self._resources = resources
-        file = objects.open_append(self._key)
-        if file is None:
-            raise StoreUnavailable(f"{objects.url} cannot hold runs: it has no objects that grow")
-        self._file = file
-        self._journal = JournalWriter(file, 1)
+        self._file = open_growing(objects, self._key, buffers=True)
+        self._journal = JournalWriter(self._file, 1)
         self._logs: LogWriter | None = None
+        self._log_file: AppendFile | None = None
         self._failed = False
+        self._fenced: StoreFenced | None = None
+        self._is_sealed = False
+        self._lease = Lease(objects, began.run.flow, began.run.run_id, began.lease_seconds)
+        if began.has_driver:
+            self._lease.start()
+
+    @property
+    def pause(self) -> float:
+        """After how many seconds at the latest `check` is to be called again."""
+        return self._lease.pause
+
+    def check(self) -> None:
+        """Return where this process still owns the run; StoreFenced where it does not."""
+        if self._fenced is not None:
+            raise self._fenced
+        try:
+            self._lease.check()
+        except StoreFenced as error:
+            self._fenced = error
+            raise
 
     def write(self, records: Sequence[Record], *, sync: bool = True) -> None:
         """Append records to the journal; with `sync` they and all before them survive a power cut after this.
@@ -241,40 +329,77 @@ class RunWriter:
 
         Raises
         ------
+        StoreFenced
+            Where another process has taken the run over, or this one was stopped for too long; from then on always.
         StoreError
             Where they could not all be written; nothing of them may be acknowledged. Where there was no room, a later
             call may succeed.
         """
+        self.check()
         if self._failed:
-            said = read_journal(self._objects, self._key)
-            self._journal = JournalWriter(self._file, said.expected, torn=said.torn)
-        if self._logs is not None and any(isinstance(record, RunEnded) for record in records):
+            self._take_up()
+        ended = next((record for record in records if isinstance(record, RunEnded)), None)
+        if self._logs is not None and ended is not None:
             self._logs.sync()
         self._failed = True
-        self._journal.write(records, sync=sync)
+        try:
+            self._journal.write(records, sync=sync)
+        except StoreFenced as error:
+            self._fenced = error
+            raise
         self._failed = False
+        if ended is not None:
+            self._is_sealed = self._seal(ended)
+
+    def _take_up(self) -> None:
+        """Go on with the journal as it is after a write that failed."""
+        if isinstance(self._file, GrowingWriter):
+            self._file.close()
+            self._file = open_growing(self._objects, self._key, buffers=True)
+        said = read_journal(self._objects, self._key)
+        self._journal = JournalWriter(self._file, said.expected, torn=said.torn)
+
+    def _seal(self, ended: RunEnded) -> bool:
+        """Make the run cheap to read, and tell whether all of that could be done: readers can do without."""
+        logs = self._log_file
+        is_sealed = logs.seal() if isinstance(logs, GrowingWriter) else True
+        return seal_run(self._objects, self.began, ended, self._file) and is_sealed
 
     def log(self, attempt_id: str, stream: Stream, data: bytes, time: float) -> None:
-        """Keep what an attempt printed; it is written out by size, or by `flush_logs`."""
+        """Keep what an attempt printed; it is written out by size, or by `flush`."""
         if self._logs is None:
-            file = self._objects.open_append(layout.logs(self.began.run.flow, self.began.run.run_id))
-            if file is None:
-                raise StoreUnavailable(f"{self._objects.url} cannot hold logs: it has no objects that grow")
-            self._logs = LogWriter(file, self._log_limit)
+            key = layout.logs(self.began.run.flow, self.began.run.run_id)
+            file = self._log_file = open_growing(self._objects, key, buffers=False)
+            flush_bytes = PART_BYTES if isinstance(file, GrowingWriter) else FLUSH_BYTES
+            self._logs = LogWriter(file, self._log_limit, flush_bytes)
         self._logs.write(attempt_id, stream, data, time)
 
-    def flush_logs(self) -> None:
-        """Let readers see what was printed so far; to be called every second while a run prints."""
+    def flush(self) -> None:
+        """Let readers see what was printed and written so far; to be called every second while anything was."""
         if self._logs is not None:
             self._logs.flush()
+        if isinstance(self._file, GrowingWriter) and not self._failed:
+            self.check()
+            self._failed = True
+            self._file.flush()
+            self._failed = False
 
     def close(self) -> None:
         """Make the logs durable and let go of the run."""
         with self._resources as stack:
             stack.callback(self._file.close)
+            if not self.began.has_driver and isinstance(self._file, GrowingWriter):
+                self._file.seal()  # by which readers find the run
+            # By its lease readers find a run whose journal is in parts.
+            stack.callback(self._lease.close, remove=self._is_sealed)
             if self._logs is not None:
                 stack.callback(self._logs.close)
                 self._logs.sync()
+
+
+def _finished_tasks(state: RunState) -> int:
+    """Return how many tasks of a run have a final outcome."""
+    return sum(task.outcome is not None for task in state.tasks.values())
 
 
 class RunReader:
@@ -299,38 +424,51 @@ class RunReader:
         self._flow = flow
         self._run_id = run_id
         self._seen: set[str] = set()
+        self._content = GrowingReader(objects, layout.journal(flow, run_id))
+        self._offset = self._expected = 0
         # Before the journal: a driver that ends in between has written its last record.
-        is_alive = self._is_alive()
-        try:
-            read = read_journal(objects, layout.journal(flow, run_id))
-        except FileNotFoundError:
-            raise _no_run(flow, run_id, objects.url) from None
-        records = [record for _, record in read.records]
+        pulse = Pulse.take(objects, flow, run_id)
+        records = self._new_records()
         if not records or not isinstance(records[0], RunBegan):
             raise StoreDamaged(
                 f"the journal of {flow}/{run_id} in {objects.url} does not begin with the run's beginning"
             )
-        self.state = RunState(records[0], is_alive=is_alive)
-        self._offset, self._expected = read.offset, read.expected
-        self._apply([*records[1:], *self._new_segments()])
+        self.state = RunState(records[0])
+        self._update(pulse, [*records[1:], *self._new_segments()])
+        if self.state.ended is None and read_seal(objects, flow, run_id) is not None:
+            self.refresh()  # it may have ended in between
+            if self.state.ended is None:
+                raise StoreDamaged(
+                    f"the end of the journal of {flow}/{run_id} in {objects.url} is missing",
+                    hint="what is left is intact; to see what is wrong: mlp fsck",
+                )
 
     def refresh(self) -> Sequence[Record]:
         """Take up what was added since, and return it."""
-        self.state.is_alive = self._is_alive()
-        read = read_journal(self._objects, layout.journal(self._flow, self._run_id), self._offset, self._expected)
-        self._offset, self._expected = read.offset, read.expected
-        records = [*(record for _, record in read.records), *self._new_segments()]
-        self._apply(records)
+        pulse = Pulse.take(self._objects, self._flow, self._run_id)
+        records = [*self._new_records(), *self._new_segments()]
+        self._update(pulse, records)
         return records
 
-    def _is_alive(self) -> bool:
-        """Tell whether the run's driver is there."""
-        return self._objects.is_locked(layout.lock(self._flow, self._run_id))
+    def _new_records(self) -> list[Record]:
+        """Return what the journal holds beyond what was read before."""
+        key = layout.journal(self._flow, self._run_id)
+        self._content.size()
+        try:
+            content = self._content.read(self._offset) if self._content.exists else None
+        except FileNotFoundError:  # removed since
+            content = None
+        if content is None:
+            raise _no_run(self._flow, self._run_id, self._objects.url)
+        read = parse_journal(content, f"{key} in {self._objects.url}", self._offset, self._expected)
+        self._offset, self._expected = read.offset, read.expected
+        return [record for _, record in read.records]
 
-    def _apply(self, records: Sequence[Record]) -> None:
+    def _update(self, pulse: Pulse, records: Sequence[Record]) -> None:
         """Fold records in."""
         for record in records:
             self.state.apply(record)
+        self.state.is_alive = pulse.is_alive(self.state.began.lease_seconds)
 
     def _new_segments(self) -> list[Record]:
         """Return the records of segments that were not seen before."""

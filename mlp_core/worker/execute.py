@@ -163,7 +163,7 @@ class Worker:
         objects = opened(request.store, self.hooks.open_store)
         try:
             store = Store.open(objects, create=False)
-            values = Values(self.hooks, store.blobs(inline_bytes=self.settings["run.inline_bytes"]))
+            values = Values.of(self.hooks, store, self.settings)
             self._fetch_secrets(request)
             outcome = self._body(request, values)
             values.sync()

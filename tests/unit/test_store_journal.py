@@ -23,6 +23,7 @@ from mlp_core.store.records import (
     Record,
     RunBegan,
     RunEnded,
+    RunSealed,
     TagsChanged,
     TaskReused,
     decode_line,
@@ -88,6 +89,7 @@ RECORDS: tuple[Record, ...] = (
         ("mlp", "run"),
         {"python": "3.11"},
         has_driver=False,
+        lease_seconds=2.0,
     ),
     EnvironmentLocked(EnvironmentSpec("uv", {"a": ["b"]}), EnvironmentLock("uv", "text\n", "3.12"), ("train",), 2.0),
     AttemptStarted(KEY, 0, "local", 3.0),
@@ -105,6 +107,7 @@ RECORDS: tuple[Record, ...] = (
     ObserverFailed(PluginId("x", "y", "1"), "id", "why", 7.0),
     Note("kind", 'text with "quotes"\nand lines\u2028', 8.0),
     RunEnded("succeeded", "", 9.0, 2),
+    RunSealed(RunContext("Flow", "20260101-000000-000000"), 1.0, RunEnded("failed", "why"), False, 7, "sha256-0"),  # noqa: FBT003 # as it comes
 )
 
 notes = st.builds(Note, st.text(max_size=5), st.text(max_size=30), st.floats(0, 1e10))

@@ -45,6 +45,9 @@ class MemoryObjects:
         """Describe the object."""
         return ObjectInfo(key, len(self.content), 0.0)
 
+    def local_path(self, _key: str) -> None:
+        """Have no files."""
+
     def read(self, _key: str, start: int = 0, end: int | None = None) -> bytes:
         """Return a range of the object."""
         return self.content[start:end]

@@ -267,7 +267,7 @@ def test_logs_are_kept_and_durable_when_the_run_is_closed(store: Store) -> None:
     writer = store.create_run(began, 0.0)
     run = ("Flow", writer.began.run.run_id)
     writer.log("start/0/0", "stdout", b"one", time.time())
-    writer.flush_logs()
+    writer.flush()
     assert [chunk.data for chunk in read_logs(store.objects, *run)] == [b"one"]
     writer.log("start/0/0", "stderr", b"two", time.time())
     writer.close()
