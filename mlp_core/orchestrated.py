@@ -8,35 +8,44 @@ whoever creates its segment first, so that an orchestrator may run a task twice 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
+import signal
 import sys
+import threading
 import time
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
 
 from mlp_core import names
 from mlp_core.errors import MlpError, NotFound, UsageError
 from mlp_core.loading import load_code
 from mlp_core.parameters import resolve, to_text
 from mlp_core.runner.blueprint import Blueprint, read_blueprint
+from mlp_core.runner.driver import GRACE_SECONDS
 from mlp_core.runner.requests import RunSetup, StepSetup, launch_request
 from mlp_core.scheduler import ReadyTask, Scheduler
 from mlp_core.session import Session
 from mlp_core.store import layout
+from mlp_core.store.journal import read_journal
 from mlp_core.store.logs import LogChunk
 from mlp_core.store.records import AttemptFinished, RunBegan, RunEnded
+from mlp_core.store.segments import read_segments
+from mlp_core.store.state import RunState
 from mlp_core.unpack import code_folder
 from mlp_hookspecs import Failure, ForeachFrame, RunContext, StepOutcome, TaskInput, TaskKey, wire
-from mlp_hookspecs.process import run_worker
+from mlp_hookspecs.process import kill_tree, run_worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mlp_core.store import Store
-    from mlp_core.store.state import RunState
+    from mlp_hookspecs import FlowGraph, PlannedStep
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,7 +85,8 @@ def begin(session: Session, arguments: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"--parameters is no JSON object: {error}") from None
     if not isinstance(given, dict):
         raise UsageError(f"--parameters is no JSON object: {names.shown(arguments.parameters)}")
-    texts = {**blueprint.parameters, **{name: str(value) for name, value in given.items()}}
+    as_text = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
+    texts = {**blueprint.parameters, **as_text}
     resolved = resolve(flow, texts, from_text=True)
     refs = {name: values.put(name, value) for name, value in resolved.items()} | dict(blueprint.constants)
     values.sync()
@@ -111,13 +121,12 @@ def begin(session: Session, arguments: argparse.Namespace) -> dict[str, Any]:
 def run_step(session: Session, arguments: argparse.Namespace) -> dict[str, Any]:
     """Run one attempt at a task, commit it, and return how it went and what follows."""
     store = session.open_store(create=False)
-    state = store.run(arguments.flow, arguments.run_id)
-    position = Position.replay(state)
-    task = position.find(names.identifier(arguments.step, "step"), names.task_id(arguments.task_id))
-    done = state.tasks.get(task.key)
-    outcome = done.outcome if done is not None and done.status in ("succeeded", "caught") else None
+    wanted = names.identifier(arguments.step, "step"), names.task_id(arguments.task_id)
+    position = Position.towards(OpenRun.read(store, arguments.flow, arguments.run_id), *wanted)
+    task = position.find(*wanted)
+    outcome = position.run.outcome(task.key)
     if outcome is None:
-        outcome = _attempt(store, position, task, arguments.attempt)
+        outcome = _carry_out(position, task, arguments.attempt)
     if outcome.status == "failed":
         failure = outcome.failure or Failure("system", "the worker gave no reason")
         return {"status": "failed", "next": [], "reason": failure.message}
@@ -132,49 +141,101 @@ def finish(session: Session, arguments: argparse.Namespace) -> dict[str, Any]:
     store = session.open_store(create=False)
     state = store.run(arguments.flow, arguments.run_id)
     status: Literal["succeeded", "failed", "cancelled"] = arguments.status
-    if status == "succeeded" and not any(key.step == state.graph.end for key in state.tasks):
+    done = [key for key, task in state.tasks.items() if task.status in ("succeeded", "caught")]
+    if status == "succeeded" and not any(key.step == state.graph.end for key in done):
         raise UsageError(
-            f"run {arguments.flow}/{arguments.run_id} cannot end as succeeded: its last step has not run",
+            f"run {arguments.flow}/{arguments.run_id} cannot end as succeeded: its last step has not succeeded",
             hint="run the tasks that are left, or end it as failed",
         )
-    record = RunEnded(status, "", time.time(), len(state.tasks))
+    record = RunEnded(status, "", time.time(), len(done))
     made = store.add_segment(arguments.flow, arguments.run_id, "ended", record)
     return {"run_id": arguments.run_id, "status": status if made else state.status}
 
 
-class Position:
-    """Where a run stands: its finished tasks told to a fresh scheduler.
+class OpenRun:
+    """A run that orchestrated tasks belong to, read as far as it is asked for.
+
+    The whole of it would be read anew for each of its tasks, so that a run's cost would grow with the square of their
+    number.
 
     Attributes
     ----------
+    store : Store
+        Where it is.
     state : RunState
+        What was read.
+    """
+
+    def __init__(self, store: Store, began: RunBegan) -> None:
+        """Begin with the first record."""
+        self.store = store
+        self.state = RunState(began)
+
+    @classmethod
+    def read(cls, store: Store, flow: str, run_id: str) -> OpenRun:
+        """Open a run; NotFound where there is none."""
+        try:
+            records = read_journal(store.objects, layout.journal(flow, run_id)).records
+        except FileNotFoundError:
+            records = ()
+        began = records[0][1] if records else None
+        if not isinstance(began, RunBegan):
+            return cls(store, store.run(flow, run_id).began)  # or the error that says what is wrong
+        return cls(store, began)
+
+    def outcome(self, key: TaskKey) -> StepOutcome | None:
+        """Return how a task succeeded, or was caught; None where it has not."""
+        if key not in self.state.tasks:
+            run = self.state.context
+            try:
+                records = read_segments(self.store.objects, run.flow, run.run_id, [layout.task_segment(key)])
+            except FileNotFoundError:
+                return None
+            for record in records:
+                self.state.apply(record)
+        known = self.state.tasks.get(key)  # none where only a newer version knows the kind of the record
+        return known.outcome if known is not None else None
+
+
+class Position:
+    """Where a run stands, as far as one task is concerned: the finished tasks before it, told to a fresh scheduler.
+
+    Attributes
+    ----------
+    run : OpenRun
         The run.
     scheduler : Scheduler
         As far as the finished tasks lead.
     ready : dict of TaskKey to ReadyTask
-        All tasks that have become ready, finished ones too.
+        The tasks that have become ready on the way, finished ones too.
     following : dict of TaskKey to sequence of TaskKey
         The tasks that each finished one leads to.
     """
 
-    def __init__(self, state: RunState) -> None:
+    def __init__(self, run: OpenRun) -> None:
         """Begin with the first task."""
-        self.state = state
-        self.scheduler = Scheduler(state.graph)
+        self.run = run
+        self.scheduler = Scheduler(run.state.graph)
         self.ready: dict[TaskKey, ReadyTask] = {}
         self.following: dict[TaskKey, Sequence[TaskKey]] = {}
 
     @classmethod
-    def replay(cls, state: RunState) -> Position:
-        """Return where a run stands."""
-        position = cls(state)
+    def towards(cls, run: OpenRun, step: str, task_id: str) -> Position:
+        """Return where a run stands before a task; other branches of the foreach around it are not looked at."""
+        graph = run.state.graph
+        try:
+            target = TaskKey.parse(step, task_id, _depth(graph, step)).index if step in graph else ()
+        except ValueError:  # there is no such task, as `find` will tell
+            target = ()
+        position = cls(run)
         waiting = deque([position.scheduler.begin()])
         while waiting:
             task = waiting.popleft()
             position.ready[task.key] = task
-            known = state.tasks.get(task.key)
-            outcome = known.outcome if known is not None else None
-            if outcome is not None and outcome.status != "failed":
+            index = task.key.index
+            is_on_the_way = all(here == there for here, there in zip(index, target, strict=False))
+            outcome = run.outcome(task.key) if is_on_the_way else None
+            if outcome is not None:
                 position.following[task.key] = position.scheduler.successors(task, outcome.transition)
                 waiting.extend(position.scheduler.finished(task, outcome.transition))
         return position
@@ -184,21 +245,40 @@ class Position:
         for key, task in self.ready.items():
             if key.step == step and key.task_id == task_id:
                 return task
+        run = self.run.state.context
+        ready = ", ".join(key.path for key in self.ready if self.run.outcome(key) is None)
         raise NotFound(
-            f"task {step}/{task_id} is not ready in run {self.state.context.flow}/{self.state.context.run_id}",
-            hint=f"ready are {', '.join(key.path for key in self.ready if key not in self.state.tasks) or 'none'}",
+            f"task {step}/{task_id} is not ready in run {run.flow}/{run.run_id}", hint=f"ready are {ready or 'none'}"
         )
 
     def input(self, key: TaskKey) -> TaskInput:
         """Return a finished task as an input."""
-        return TaskInput(key, self.state.artifacts(key), self.ready[key].frames)
+        return TaskInput(key, self.run.state.artifacts(key), self.ready[key].frames)
 
 
-def _attempt(store: Store, position: Position, task: ReadyTask, number: int) -> StepOutcome:
+def _depth(graph: FlowGraph, step: str) -> int:
+    """Return how many foreach are open around a step's tasks."""
+    node = graph[step]
+    splits = node.splits[:-1] if node.is_join else node.splits
+    return sum(graph[name].kind == "foreach" for name in splits)
+
+
+def _carry_out(position: Position, task: ReadyTask, number: int) -> StepOutcome:
+    """Run an attempt, and where it has failed for good what its policy puts in its place; return how the task went."""
+    plan = _planned(position, task).plan
+    outcome = _attempt(position, task, number, None)
+    retries = plan.retry.times if plan.retry else 0
+    if outcome.status != "failed" or plan.catch is None or number < retries:
+        return outcome
+    # The worker was killed, or its time was over: another one stores the failure, without the user's code.
+    failure = outcome.failure or Failure("system", "the worker gave no reason")
+    return _attempt(position, task, number + 1, failure)
+
+
+def _attempt(position: Position, task: ReadyTask, number: int, caught: Failure | None) -> StepOutcome:
     """Run one attempt and commit how it went; of several that succeed the first counts."""
-    began = position.state.began
+    store, began = position.run.store, position.run.state.began
     run = began.run
-    planned = next(step for step in began.steps if step.node.name == task.key.step)
     blueprint: Blueprint = read_blueprint(store, began.metadata["blueprint"])
     setup = RunSetup(
         run=run,
@@ -209,11 +289,12 @@ def _attempt(store: Store, position: Position, task: ReadyTask, number: int) -> 
         settings=blueprint.settings,
         cwd=str(Path.cwd()),
     )
-    step = StepSetup(planned, launcher="", lock=blueprint.locks.get(task.key.step))
+    step = StepSetup(_planned(position, task), launcher="", lock=blueprint.locks.get(task.key.step))
+    plan = step.planned.plan
     split = None if task.split is None else position.input(task.split)
     inputs = tuple(position.input(parent) for parent in task.parents)
-    request = launch_request(setup, step, task, (inputs, split), (number, None))
-    sink = _Collecting()
+    request = launch_request(setup, step, task, (inputs, split), (number, caught))
+    sink = _Collecting(plan.timeout_seconds, GRACE_SECONDS if plan.grace_seconds is None else plan.grace_seconds)
     run_worker(request.command, wire.dumps(request.step), request.id, sink)
     outcome = sink.outcome
     if sink.chunks:
@@ -223,7 +304,7 @@ def _attempt(store: Store, position: Position, task: ReadyTask, number: int) -> 
         task.key,
         number,
         outcome,
-        will_retry=failed and number < step.max_retries,
+        will_retry=failed and caught is None and (number < step.max_retries or plan.catch is not None),
         parents=task.parents,
         frames=tuple(ForeachFrame(f.step, f.variable, f.index, f.count) for f in task.frames),
         time=time.time(),
@@ -231,19 +312,41 @@ def _attempt(store: Store, position: Position, task: ReadyTask, number: int) -> 
     name = layout.task_segment(task.key, number if failed else None)
     if store.add_segment(run.flow, run.run_id, name, record) or failed:
         return outcome
-    winner = store.run(run.flow, run.run_id).tasks[task.key].outcome
+    winner = position.run.outcome(task.key)
     return winner if winner is not None else outcome
 
 
-class _Collecting:
-    """A sink that keeps an attempt's log, shows it, and keeps its end."""
+def _planned(position: Position, task: ReadyTask) -> PlannedStep:
+    """Return a task's step with its plan."""
+    return next(step for step in position.run.state.began.steps if step.node.name == task.key.step)
 
-    def __init__(self) -> None:
+
+class _Collecting:
+    """A sink that keeps an attempt's log, shows it, keeps its end, and ends it when its time is over."""
+
+    def __init__(self, limit: float | None, grace: float) -> None:
         self.chunks: list[LogChunk] = []
         self.outcome = StepOutcome("failed")
+        self._limit = limit
+        self._grace = grace
+        self._is_late = False
+        self._is_over = threading.Event()
 
-    def started(self, attempt_id: str, host: str, pid: int) -> None:
-        """Let it pass."""
+    def started(self, attempt_id: str, host: str, pid: int) -> None:  # noqa: ARG002 # there is one attempt, and it is here
+        """Begin to count its time."""
+        if self._limit is not None:
+            threading.Thread(target=self._watch, args=(pid, self._limit), daemon=True).start()
+
+    def _watch(self, pid: int, limit: float) -> None:
+        """End the worker when its time is over, and kill it when its grace is over too."""
+        if self._is_over.wait(limit):
+            return
+        self._is_late = True
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+            if not self._is_over.wait(self._grace):
+                kill_tree(pid)
+                os.kill(pid, signal.SIGKILL)  # it need not lead its group
 
     def heartbeat(self, attempt_id: str) -> None:
         """Let it pass."""
@@ -256,11 +359,16 @@ class _Collecting:
 
     def finished(self, attempt_id: str, outcome: StepOutcome) -> None:  # noqa: ARG002 # there is one attempt
         """Keep it."""
+        self._is_over.set()
+        if self._is_late and outcome.status == "failed":
+            failure = outcome.failure or Failure("system", "the worker gave no reason")
+            text = f"the attempt took longer than {self._limit:g} s"
+            outcome = attrs.evolve(outcome, failure=attrs.evolve(failure, kind="timeout", message=text))
         self.outcome = outcome
 
-    def lost(self, attempt_id: str, failure: Failure) -> None:  # noqa: ARG002 # as above
+    def lost(self, attempt_id: str, failure: Failure) -> None:
         """Keep it."""
-        self.outcome = StepOutcome("failed", failure=failure)
+        self.finished(attempt_id, StepOutcome("failed", failure=failure))
 
 
 def _named(key: TaskKey) -> dict[str, str]:

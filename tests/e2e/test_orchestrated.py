@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 
 from mlp_core.loading import load_flow
+from mlp_core.orchestrated import OpenRun, Position
 from mlp_core.runner import RunOptions, check_flow
 from mlp_core.runner.blueprint import draw_blueprint, flow_plan, store_blueprint
 from mlp_core.runner.run import freeze
 from mlp_core.session import Session
-from mlp_hookspecs import wire
+from mlp_core.store import layout
+from mlp_core.store.records import AttemptFinished
+from mlp_hookspecs import StepOutcome, TaskKey, Transition, wire
 
 FLOW = """
 from mlp_core import FlowSpec, Parameter, catch, current, retry, step
@@ -159,6 +162,181 @@ def test_a_task_that_is_run_twice_commits_once(project: Path) -> None:
     again = call("step", run_id=run_id, step="start", task_id="0", attempt="1")
     assert first == again
     assert first["next"] == [{"step": "square", "task_id": "0"}, {"step": "square", "task_id": "1"}]
+
+
+LIMITS = """
+import os, signal, time
+from mlp_core import FlowSpec, JSONType, Parameter, catch, retry, step, timeout
+
+class Limits(FlowSpec):
+    kind = Parameter("kind", default="")
+    flag = Parameter("flag", default=True)
+    sizes = Parameter("sizes", default=[1])
+    extra = Parameter("extra", type=JSONType, default="null")
+
+    @catch(var="problem")
+    @retry(times=1, minutes_between_retries=0)
+    @timeout(seconds=1, grace=0.5)
+    @step
+    def start(self):
+        try:
+            if self.kind == "die":
+                os._exit(9)
+            if self.kind == "ignore":
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            while self.kind in ("sleep", "ignore"):
+                time.sleep(0.05)
+        finally:
+            print("cleaned up")
+        self.next(self.end)
+
+    @step
+    def end(self):
+        if self.kind == "fail":
+            raise ValueError("at last")
+
+if __name__ == "__main__":
+    Limits()
+"""
+
+
+class Orchestrated:
+    """A plan, whose commands are called one by one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "mlp.toml").write_text("")
+        (folder / "squares.py").write_text(LIMITS)
+        self.session, plan = write_plan(folder)
+        self.commands = json.loads(plan.read_text())
+        self.run_id = ""
+
+    def call(self, name: str, **values: str) -> tuple[int, dict[str, Any], str]:
+        """Call a command; return its status, its answer and what it said."""
+        words = [word.format(run_id=self.run_id, **values) for word in self.commands[name]]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=self.folder)
+        return done.returncode, json.loads(done.stdout or "{}"), done.stderr
+
+    def begin(self, **parameters: object) -> None:
+        """Begin a run."""
+        status, answer, said = self.call("begin", parameters=json.dumps(parameters))
+        assert status == 0, said
+        self.run_id = answer["run_id"]
+
+    def step(self, step: str, attempt: int) -> tuple[int, dict[str, Any], str]:
+        """Run an attempt at a step's only task."""
+        return self.call("step", step=step, task_id="0", attempt=str(attempt))
+
+    def value(self, name: str, step: str = "start") -> Any:
+        """Return an artifact of a task."""
+        store = self.session.open_store(create=False)
+        state = store.run("Limits", self.run_id)
+        (key,) = [key for key in state.tasks if key.step == step]
+        return self.session.values(store).get(state.artifacts(key)[name])
+
+
+@pytest.fixture(scope="module")
+def limits(tmp_path_factory: pytest.TempPathFactory) -> Orchestrated:
+    """A flow whose step has a time limit, retries and a catch."""
+    return Orchestrated(tmp_path_factory.mktemp("limits"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "failure", "message"),
+    [
+        ("die", "exit", "the process exited with status 9 before the step had finished"),
+        ("sleep", "timeout", "the attempt took longer than 1 s"),
+        ("ignore", "timeout", "the attempt took longer than 1 s"),
+    ],
+)
+def test_policies_hold_without_a_driver(limits: Orchestrated, kind: str, failure: str, message: str) -> None:
+    """A worker that dies or takes too long has failed; for the last attempt the policy's catch stands in."""
+    limits.begin(kind=kind)
+    status, answer, _ = limits.step("start", 0)
+    assert (status, answer) == (1, {"status": "failed", "next": [], "reason": message})
+    status, answer, said = limits.step("start", 1)
+    assert (status, answer) == (0, {"status": "caught", "next": [{"step": "end", "task_id": "0"}]})
+    assert ("cleaned up" in said) == (kind == "sleep")
+    problem = limits.value("problem")
+    assert (problem.kind, problem.message) == (failure, message)
+    assert limits.step("end", 0)[0] == 0
+    assert limits.call("finish", status="succeeded")[0] == 0
+    state = limits.session.open_store(create=False).run("Limits", limits.run_id)
+    start = next(task for key, task in state.tasks.items() if key.step == "start")
+    assert [(a.number, a.outcome.status, a.will_retry) for a in start.attempts if a.outcome] == [
+        (0, "failed", True),
+        (1, "failed", True),
+        (2, "caught", False),
+    ]
+
+
+def test_only_a_run_whose_end_succeeded_has_succeeded(limits: Orchestrated) -> None:
+    """A run whose last step failed cannot end as succeeded, and only what succeeded is counted."""
+    limits.begin(kind="fail")
+    assert limits.step("start", 0)[0] == 0
+    assert limits.step("end", 0)[0] == 1
+    status, _, said = limits.call("finish", status="succeeded")
+    assert status == 2
+    assert "cannot end as succeeded: its last step has not succeeded" in said
+    assert limits.call("finish", status="failed")[1]["status"] == "failed"
+    ended = limits.session.open_store(create=False).run("Limits", limits.run_id).ended
+    assert ended is not None
+    assert (ended.status, ended.tasks) == ("failed", 1)
+
+
+def test_parameters_are_json(limits: Orchestrated) -> None:
+    """Values of any JSON type are read as the parameter's type; text is text."""
+    limits.begin(kind="true", flag=False, sizes=[1, 2], extra={"a": [None, "b"]})
+    assert limits.step("start", 0)[0] == 0
+    assert limits.value("kind") == "true"
+    assert limits.value("flag") is False
+    assert limits.value("sizes") == [1, 2]
+    assert limits.value("extra") == {"a": [None, "b"]}
+
+
+def test_a_task_reads_what_it_needs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many tasks of a foreach have finished, one of them reads a few objects; the join reads each once."""
+    session, plan = write_plan(project)
+    words = [word.format(parameters='{"n": 40}') for word in json.loads(plan.read_text())["begin"]]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=project)
+    run_id = json.loads(done.stdout)["run_id"]
+    store = session.open_store(create=False)
+
+    def commit(step: str, index: tuple[int, ...], transition: Transition, loop: int = 0) -> None:
+        key = TaskKey(step, index, loop)
+        parents = (TaskKey("start"),) if index else ()
+        record = AttemptFinished(
+            key,
+            0,
+            StepOutcome("succeeded", transition=transition),
+            will_retry=False,
+            parents=parents,
+            frames=(),
+            time=1,
+        )
+        assert store.add_segment("Squares", run_id, layout.task_segment(key), record)
+
+    commit("start", (), Transition(("square",), 40))
+    for number in range(40):
+        commit("square", (number,), Transition(("again",)))
+    reads: list[str] = []
+    read = type(store.objects).read
+
+    def counted(self: Any, key: str, *arguments: Any, **named: Any) -> Any:
+        reads.append(key)
+        return read(self, key, *arguments, **named)
+
+    monkeypatch.setattr(type(store.objects), "read", counted)
+    assert Position.towards(OpenRun.read(store, "Squares", run_id), "again", "7").find("again", "7").key.index == (7,)
+    few = len(reads)
+    assert few < 8
+    for number in range(40):
+        for loop, following in ((0, "again"), (1, "done")):
+            commit("again", (number,), Transition((following,)), loop)
+        commit("done", (number,), Transition(("join",)))
+    reads.clear()
+    assert len(Position.towards(OpenRun.read(store, "Squares", run_id), "join", "0").find("join", "0").parents) == 40
+    assert len(reads) == len(set(reads)) < 4 * 40 + few
 
 
 @pytest.mark.parametrize(

@@ -93,14 +93,16 @@ class FlowPlan:
     project : mapping of str to str
         ``name``, ``branch`` and ``production`` where the flow declares a project.
     begin : tuple of str
-        The command that creates the run; ``{run_id}`` stands for the run's id and ``{parameters}`` for a JSON
-        object of parameter values. Its standard output is one JSON object with ``run_id``.
+        The command that creates the run; ``{parameters}`` stands for a JSON object of parameter values. Its standard
+        output is one JSON object: ``run_id``, ``flow``, and ``next`` as for `step`, with the first task.
     step : tuple of str
         The command that runs one task; ``{run_id}``, ``{step}``, ``{task_id}`` and ``{attempt}`` stand for its
-        identity. Its standard output is one JSON object: ``status`` and ``next``, a list of objects with
-        ``step`` and ``task_id`` — the tasks that are ready once every earlier one has finished.
+        identity, with attempts counted from 0. It ends the attempt when its time limit is over, and answers with a
+        caught failure as a success. Its standard output is one JSON object: ``status`` and ``next``, a list of
+        objects with ``step`` and ``task_id`` — the tasks that are ready once every earlier one has finished.
     finish : tuple of str
-        The command that ends the run; ``{run_id}`` stands for its id and ``{status}`` for ``succeeded`` or ``failed``.
+        The command that ends the run; ``{run_id}`` stands for its id and ``{status}`` for ``succeeded``, ``failed`` or
+        ``cancelled``. A run succeeds only where its last step has.
     """
 
     graph: FlowGraph
