@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 from mlp_core.client import client_for
-from mlp_core.errors import UsageError
+from mlp_core.errors import NotFound, UsageError
 from mlp_core.parameters import to_text
 from mlp_core.session import Session
 
@@ -117,6 +117,8 @@ class ExecutingRun:
         ------
         UsageError
             Where it has not begun, or was refused; the message has what the command printed.
+        NotFound
+            Where it is not in the store any more.
         """
         return self._place.run(self.stderr)
 
@@ -138,12 +140,16 @@ class _Place:
 
     def run(self, said: str) -> Run:
         """Return the run; UsageError with what the command said where there is none."""
-        try:
+        run_id = ""
+        with contextlib.suppress(FileNotFoundError):
             run_id = self.run_id_file.read_text(encoding="utf-8").strip()
-        except FileNotFoundError:
-            raise UsageError(f"there is no run yet: {said.strip() or 'the command has just started'}") from None
+        # Empty: it is made before the run.
+        if not run_id:
+            raise UsageError(f"there is no run yet: {said.strip() or 'the command has just started'}")
         store = self._session.open_store(create=False)
-        flow = next(flow for flow in store.flows() if run_id in store.run_ids(flow))
+        flow = next((flow for flow in store.flows() if run_id in store.run_ids(flow)), None)
+        if flow is None:
+            raise NotFound(f"there is no run {run_id} in {store.url}", hint="it may have been removed")
         return client_for(self._session).run(f"{flow}/{run_id}")
 
 

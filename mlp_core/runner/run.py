@@ -28,6 +28,7 @@ from mlp_core.runner.package import build_package
 from mlp_core.runner.planning import CheckedFlow, check_flow
 from mlp_core.runner.requests import RunSetup
 from mlp_core.runner.reuse import Reuse
+from mlp_core.runner.run_id_file import clear_run_id_file, write_run_id_file
 from mlp_core.store.records import Note, RunBegan
 from mlp_core.store.state import RunState
 from mlp_hookspecs import ArtifactRef, CodeRef, EnvironmentLock, RunContext, frozen_map
@@ -172,6 +173,8 @@ def run_flow(flow: type[Any], session: Session, options: RunOptions, progress: P
             hint='put the call under: if __name__ == "__main__":',
         )
     _check_names(session, options)
+    if options.run_id_file is not None:
+        clear_run_id_file(options.run_id_file)
     checked = check_flow(flow, session, options.with_options)
     if options.resume_from is not None and options.resume_from not in checked.graph:
         raise UsageError(
@@ -187,8 +190,6 @@ def run_flow(flow: type[Any], session: Session, options: RunOptions, progress: P
         options = _taken_over(options, store)
         frozen = freeze(checked, session, options, session.values(store))
         prepared = prepare_steps(checked, session, known=options.locks)
-        if options.run_id_file is not None:
-            _write_run_id(options.run_id_file, "")
         writer = begin_run(checked, session, options, store, frozen)
         run = writer.began.run
         with ExitStack() as begun:
@@ -197,7 +198,7 @@ def run_flow(flow: type[Any], session: Session, options: RunOptions, progress: P
             stack.enter_context(observers(session, run, store.url))
             stack.push(begun.pop_all())
         if options.run_id_file is not None:
-            _write_run_id(options.run_id_file, run.run_id)
+            write_run_id_file(options.run_id_file, run.run_id)
         progress.run_started(run, checked.graph, store.url)
         writer.write(prepared.records, sync=False)
         for note in prepared.notes:
@@ -233,19 +234,6 @@ def _check_names(session: Session, options: RunOptions) -> None:
     if options.namespace:
         names.tag(options.namespace, "namespace")
     session.username  # noqa: B018 # refused here, before anything is written
-
-
-def _write_run_id(path: Path, run_id: str) -> None:
-    """Write a run's id to a file; with an empty id, before there is a run, only find out whether that can be done."""
-    try:
-        with path.open("w" if run_id else "a", encoding="utf-8") as file:
-            file.write(run_id)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(
-            f"the run's id cannot be written to {names.shown(str(path))}: {reason}",
-            hint="give --run-id-file the path of a file in a folder that is there and can be written",
-        ) from error
 
 
 @attrs.frozen(eq=False, repr=False)

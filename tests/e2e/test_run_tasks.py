@@ -514,6 +514,51 @@ def test_run_id_file(new_project: Project) -> None:
     assert new_project.runs() == [ran.run_id]
 
 
+def test_run_id_file_of_an_earlier_run(new_project: Project) -> None:
+    """A file is used again, and holds no id once a run is refused; one that holds anything else is left alone."""
+    from mlp_core.errors import UsageError
+
+    path = new_project.root / "id"
+    code = THREADED.replace("THREAD", "")
+    first = new_project.run(code, run_id_file=path)
+    assert path.read_text() == first.run_id
+    with pytest.raises(UsageError):
+        new_project.run(code, run_id_file=path, with_options=("nonsense",))
+    assert path.read_text() == ""
+    link = new_project.root / "link"
+    link.symlink_to(path)
+    second = new_project.run(code, run_id_file=link)
+    assert (path.read_text(), link.is_symlink()) == (second.run_id, True)
+    for content in ("precious", f"{second.run_id}\n{second.run_id}\n", "\0", second.run_id + "x" * 500):
+        path.write_text(content)
+        with pytest.raises(UsageError, match="the file holds something else"):
+            new_project.run(code, run_id_file=path)
+        assert path.read_text() == content
+    assert new_project.runs() == [second.run_id, first.run_id]
+    left = sorted(path.name for path in new_project.root.iterdir() if "id" in path.name)
+    assert left == ["id"]
+
+
+def test_run_id_pipe(new_project: Project) -> None:
+    """What is no file, such as a pipe, is written to, and stays."""
+    import threading
+
+    pipe = new_project.root / "pipe"
+    os.mkfifo(pipe)
+    found: list[str] = []
+
+    def read() -> None:
+        while not found:
+            found.extend(filter(None, [pipe.read_text()]))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    ran = new_project.run(THREADED.replace("THREAD", ""), run_id_file=pipe, isolation="inline")
+    reader.join(10)
+    assert found == [ran.run_id]
+    assert pipe.is_fifo()
+
+
 @pytest.mark.parametrize("tag", ["", "a\nb", "x" * 200])
 def test_refused_tags(new_project: Project, tag: str) -> None:
     """A tag that breaks the grammar is refused before there is a run."""
