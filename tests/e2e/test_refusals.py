@@ -381,6 +381,7 @@ CASES: Final[dict[str, Provoke]] = {
     "a flow that is not there": typed("list", "Flwo"),
     "a run to resume that is not there": given(flow().replace("class Flow", "class Other"), command="resume"),
     "a file for the run's id that cannot be written": typed("run", "flow.py", "--run-id-file", "absent/id"),
+    "a file for the run's id that holds something else": typed("run", "flow.py", "--run-id-file", "flow.py"),
     "a full disk behind standard output": shell("mlp list >/dev/full"),
     "a working folder that is gone": shell("mkdir gone && cd gone && rmdir ../gone && mlp list"),
     "`..` in a path to a run": typed("show", "Flow/../x"),
