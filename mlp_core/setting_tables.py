@@ -63,6 +63,11 @@ def secrets(table: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(name for name, value in _leaves(table) if _is_secret(name, value))
 
 
+def secret_values(table: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the values of the entries that are secrets, at any depth."""
+    return tuple(str(value) for name, value in _leaves(table) if _is_secret(name, value))
+
+
 def portable(value: Any) -> Any:
     """Return a value as JSON data that may be recorded, a table without its secrets."""
     if isinstance(value, Mapping):

@@ -22,18 +22,20 @@ from mlp_core.graph import parse_flow
 from mlp_core.hooks import Hooks, build_worker_hooks
 from mlp_core.loading import IMPORTING, class_data, load_code
 from mlp_core.parameters import parameters_of
+from mlp_core.settings import Settings
 from mlp_core.store import Store
 from mlp_core.store.faults import opened
 from mlp_core.unpack import code_folder
 from mlp_core.values import Values
 from mlp_core.worker.failures import describe_exception, one_line, user_traceback
+from mlp_core.worker.hiding import Hiding
 from mlp_core.worker.rehearsal import rehearse
 from mlp_core.worker.state import TaskState, TransitionError
 from mlp_hookspecs import Attachment, Failure, FlowGraph, StepOutcome, StepRequest, Transition
 from mlp_hookspecs.types import OPTIONS_ATTRIBUTE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from mlp_hookspecs import FailureKind, RunContext, StepNode, TaskKey, Wrap
@@ -97,7 +99,7 @@ class Worker:
     ----------
     hooks : Hooks
         The plugins.
-    settings : mapping of str to object
+    settings : Settings
         The settings.
     flow : type
         The flow's class.
@@ -106,7 +108,7 @@ class Worker:
     """
 
     hooks: Hooks
-    settings: Mapping[str, Any]
+    settings: Settings
     flow: type[Any]
     is_rehearsal: bool = False
     constants: frozenset[str] = attrs.field(init=False)
@@ -164,22 +166,27 @@ class Worker:
         try:
             store = Store.open(objects, create=False)
             values = Values.of(self.hooks, store, self.settings)
-            self._fetch_secrets(request)
-            outcome = self._body(request, values)
+            outcome = self._body(request, values, self._fetch_secrets(request))
             values.sync()
             return outcome
         finally:
             objects.close()
 
-    def _fetch_secrets(self, request: StepRequest) -> None:
-        """Set the variables of the secrets that the step asked for; they live in this process alone."""
+    def _fetch_secrets(self, request: StepRequest) -> Hiding:
+        """Set the variables of the secrets that the step asked for, in this process alone; return what hides them."""
+        if self.is_rehearsal:
+            return Hiding()
+        secrets = list(self.settings.secrets())
         for reference in request.secrets:
             try:
-                os.environ.update(self.hooks.fetch_secret(reference))
+                found = self.hooks.fetch_secret(reference)
             except OSError as error:
                 raise MlpError(f"the secret {reference} could not be fetched: {error}") from error
+            os.environ.update(found)
+            secrets += found.values()
+        return Hiding.of(secrets)
 
-    def _body(self, request: StepRequest, values: Values) -> StepOutcome:
+    def _body(self, request: StepRequest, values: Values, hiding: Hiding) -> StepOutcome:
         """Run the user's code, and store what it leaves."""
         instance: Any = object.__new__(self.flow)
         state = TaskState(
@@ -191,6 +198,7 @@ class Worker:
         )
         instance.__dict__["_mlp"] = state
         handle = Handle(request, self.graph, self._options(request.key.step), self.settings, values)
+        handle.hiding = hiding
         with _task_facts(request, state, self.graph) as facts:
             handle.facts = facts
             failure = request.caught or self._call(request, instance, state, handle)
@@ -204,7 +212,7 @@ class Worker:
         )
 
     def _call(self, request: StepRequest, instance: Any, state: TaskState, handle: Handle) -> Failure | None:
-        """Enter the wraps and run the step's function; return why it failed, if it did."""
+        """Enter the wraps and run the step's function; return why it failed, if it did, without the secrets."""
         step = getattr(instance, request.key.step)
         arguments = (state.inputs,) if request.node.is_join else ()
         try:
@@ -212,7 +220,10 @@ class Worker:
         except Exception as error:  # noqa: BLE001 # whatever a plugin raises is this attempt's failure
             return _plugin_failure(error)
         is_silent = request.catches and not request.print_exception
-        return _run_wrapped(wraps, lambda: step(*arguments), state.values, is_silent=is_silent)
+        # An exception may have a secret anywhere in it: where there are some, it is told and not stored.
+        values = None if handle.hiding.masker else state.values
+        failure = _run_wrapped(wraps, lambda: step(*arguments), values, is_silent=is_silent)
+        return handle.hiding.failure(failure) if failure is not None else None
 
     def _succeed(self, request: StepRequest, state: TaskState, handle: Handle) -> StepOutcome:
         """Store the artifacts of a step that came to its end."""
@@ -224,7 +235,7 @@ class Worker:
         except (MlpError, TransitionError) as error:
             kind: FailureKind = "exception" if isinstance(error, TransitionError) else "artifact"
             print(f"error: {error}", file=sys.stderr)  # noqa: T201 # the task's log is where its author looks
-            failure = Failure(kind, one_line(error), type=type(error).__name__)
+            failure = handle.hiding.failure(Failure(kind, one_line(error), type=type(error).__name__))
             if request.catches and kind == "artifact":
                 return self._catch(request, state, handle, failure)
             return StepOutcome(
@@ -278,6 +289,7 @@ class Handle:
         self.graph = graph
         self.options = options
         self.settings = settings
+        self.hiding = Hiding()
         self.facts: dict[str, Any] = {}
         self._values = values
         self._attached: dict[tuple[str, str], Attachment] = {}
@@ -300,7 +312,7 @@ class Handle:
         """
         if (kind, name) in self._attached and (kind, name) not in self._live:
             raise ValueError(f"there is already a {kind} named {name!r}; only live ones can be replaced")
-        self._attached[kind, name] = Attachment(kind, name, self._values.put_bytes(content))
+        self._attached[kind, name] = Attachment(kind, name, self._values.put_bytes(self.hiding.content(content)))
         if live:
             self._live.add((kind, name))
         else:
@@ -311,7 +323,9 @@ class Handle:
         self.facts[name] = value
 
 
-def _run_wrapped(wraps: Sequence[Wrap], body: Callable[[], None], values: Values, *, is_silent: bool) -> Failure | None:
+def _run_wrapped(
+    wraps: Sequence[Wrap], body: Callable[[], None], values: Values | None, *, is_silent: bool
+) -> Failure | None:
     """Run the user's code inside the wraps, which see what it raises; return why the attempt failed, if it did.
 
     Unless it is to be silent, the user's traceback is printed to the task's log. What a wrap raises is blamed on it,
@@ -342,7 +356,7 @@ def _run_wrapped(wraps: Sequence[Wrap], body: Callable[[], None], values: Values
     return None
 
 
-def _user_failure(error: BaseException, values: Values, *, is_silent: bool) -> Failure:
+def _user_failure(error: BaseException, values: Values | None, *, is_silent: bool) -> Failure:
     """Return the failure that an exception of the step is."""
     text = user_traceback(error)
     if not is_silent:

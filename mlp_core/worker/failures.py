@@ -40,10 +40,10 @@ def user_traceback(error: BaseException) -> str:
     return "".join(shown.format())
 
 
-def describe_exception(error: BaseException, text: str, values: Values) -> Failure:
-    """Return the failure that a user's exception is, with the exception itself where it can be stored."""
+def describe_exception(error: BaseException, text: str, values: Values | None) -> Failure:
+    """Return the failure that a user's exception is, with the exception itself where it can be and is to be stored."""
     try:
-        stored = values.put("exception", error)
+        stored = values.put("exception", error) if values is not None else None
     except MlpError:
         stored = None
     return Failure("exception", one_line(error), type=type_name(error), traceback=text, exception=stored)

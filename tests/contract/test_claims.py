@@ -585,7 +585,7 @@ def test_worker_has_the_drivers_settings(lab: Lab) -> None:
     """Settings travel as JSON; secrets do not, and are read where the worker runs."""
     import json
 
-    from mlp_core.hooks import build_worker_hooks
+    from mlp_core.hooks import build_hooks, build_worker_hooks
 
     code = """
         @hookimpl
@@ -595,7 +595,9 @@ def test_worker_has_the_drivers_settings(lab: Lab) -> None:
             return [Setting("sets.names", "list"), Setting("sets.key", secret=True), Setting("sets.n", "int", 3)]
     """
     lab.install("sets", code)
-    hooks, settings = lab.build(sets_names="a,b", sets_key="hush", plugins_allow="sets")
+    flags = {"sets.names": "a,b", "plugins.allow": "sets"}
+    hooks, settings = build_hooks(flags=flags, start=lab.project, environ={"MLP_SETS_KEY": "hush"})
+    assert settings["sets.key"] == "hush"
     sent = json.loads(json.dumps(settings.portable()))
     assert "hush" not in repr(sent)
     with pytest.MonkeyPatch.context() as patch:

@@ -285,3 +285,16 @@ def test_settings_travel_to_a_worker(given_values: dict[str, Any]) -> None:
     worker = restore_settings(DECLARED, {**sent, "gone.plugin": 1}, {"MLP_LAB_WHOLE": "77", "MLP_LAB_PLACE": "/x"})
     assert dict(worker) == dict(driver)
     assert worker.source("lab.whole") == "driver"
+
+
+def test_secrets_come_from_the_environment_alone(tmp_path: Path) -> None:
+    """A file is committed and packed, a command line is seen by all: a secret that stands in either is refused."""
+    file = tmp_path / "mlp.toml"
+    file.write_text('[lab]\nkey = "hush-hush"\n')
+    for given in ({"file": file}, {"flags": {"lab.key": "hush-hush"}}):
+        with pytest.raises(SettingError, match=r"lab\.key .* is a secret") as caught:
+            load_settings(DECLARED, environ={}, **given)
+        assert "hush-hush" not in str(caught.value)
+        assert "MLP_LAB_KEY" in caught.value.hint
+    assert load_settings(DECLARED, environ={"MLP_LAB_KEY": "hush-hush"}).secrets() == ("hush-hush",)
+    assert load_settings(DECLARED, environ={}).secrets() == ()
