@@ -52,6 +52,14 @@ COMMANDS: Final[tuple[tuple[str, tuple[Entry, ...]], ...]] = (
             Entry("deployments", "mlp_core.cli.deploying", "List, show, trigger, roll back or delete deployments."),
         ),
     ),
+    (
+        "Store",
+        (
+            Entry("sync", "mlp_core.cli.moving", "Copy runs from one store to another."),
+            Entry("export", "mlp_core.cli.moving", "Pack a run into one file."),
+            Entry("import", "mlp_core.cli.moving", "Unpack a run from a file."),
+        ),
+    ),
     ("Platform", (Entry("plugins", "mlp_core.cli.plugins", "Show the installed plugins and what they provide."),)),
 )
 """The commands of the core, under the headings of the help."""

@@ -56,8 +56,8 @@ def list_command(call: Call) -> int:
     limit = _DEFAULT_LIMIT if args.limit is None else args.limit
     query = RunQuery(
         status=tuple(args.status),
-        since=_moment(args.since, "--since"),
-        until=_moment(args.until, "--until"),
+        since=moment_of(args.since, "--since"),
+        until=moment_of(args.until, "--until"),
         limit=limit + 1 if limit else None,
     )
     flow = identifier(args.flow, "flow") if args.flow else None
@@ -168,8 +168,8 @@ def _count(text: str) -> int:
 _count.__name__ = "whole number"  # argparse names it so in its message
 
 
-def _moment(text: str | None, option: str) -> float | None:
-    """Read a moment: a date, a time, or how long ago."""
+def moment_of(text: str | None, option: str) -> float | None:
+    """Return the moment that an option gives, in seconds since the epoch: a date, a time, or how long ago."""
     if text is None:
         return None
     from datetime import datetime
