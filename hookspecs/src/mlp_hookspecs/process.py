@@ -21,6 +21,7 @@ import os
 import selectors
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 
 from mlp_hookspecs import wire
-from mlp_hookspecs.trees import LIFELINE_FD, adopt_orphans, descendants, die_with_parent, guard, kill_tree
+from mlp_hookspecs.trees import (
+    LIFELINE_FD,
+    adopt_orphans,
+    descendants,
+    die_with_parent,
+    guard,
+    kill_tree,
+    take_lifeline,
+)
 from mlp_hookspecs.types import Failure, StepOutcome, WorkerCommand
 
 if TYPE_CHECKING:
@@ -41,6 +50,7 @@ __all__ = [
     "MessageWriter",
     "WorkerLoop",
     "adopt_orphans",
+    "await_end",
     "descendants",
     "die_with_parent",
     "failure_of_exit",
@@ -49,11 +59,16 @@ __all__ = [
     "run_worker",
     "send_request",
     "start_worker",
+    "take_lifeline",
     "worker_environment",
 ]
 
 MESSAGE_FD = "MLP_WORKER_FD"
 _CHUNK = 1 << 16
+_JOIN_SECONDS = 5.0
+_LEFT_BYTES = 1 << 20
+"""So much can be in a pipe when its writer has ended: the most that Linux lets a user have."""
+
 _Stream = Literal["stdout", "stderr", "messages"]
 
 
@@ -90,7 +105,8 @@ class WorkerLoop:
     Notes
     -----
     A launcher gives the pipes of each worker that it starts to `add`, and the status of each that has ended to
-    `exited`; the loop tells the sink everything else.
+    `exited`; the loop tells the sink everything else. A sink that lets `log` wait holds up the reading of all pipes,
+    and so those who write to them. An exception in a callback is reported as one of the thread's, which goes on.
     """
 
     def __init__(self, sink: LaunchSink, *, on_end: Callable[[str], None] | None = None) -> None:
@@ -127,7 +143,7 @@ class WorkerLoop:
 
     def unwatch(self, fd: int) -> None:
         """Undo `watch`; call this in the loop's thread."""
-        with contextlib.suppress(KeyError):
+        with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(fd)
 
     def add(self, attempt_id: str, stdout: int, stderr: int, messages: int) -> None:
@@ -144,9 +160,19 @@ class WorkerLoop:
 
         self.call(register)
 
-    def exited(self, attempt_id: str, status: int) -> None:
-        """Tell that an attempt's process has ended, with the status as `os.waitstatus_to_exitcode` gives it."""
-        self.call(lambda: self._finish(attempt_id, status))
+    def exited(self, attempt_id: str, status: int, reason: Failure | None = None) -> None:
+        """Tell that an attempt's process has ended.
+
+        Parameters
+        ----------
+        attempt_id : str
+            The attempt.
+        status : int
+            The status, as `os.waitstatus_to_exitcode` gives it.
+        reason : Failure, optional
+            Why the attempt is lost where it has left no outcome; by default what `failure_of_exit` makes of the status.
+        """
+        self.call(lambda: self._finish(attempt_id, status, reason))
 
     def forget(self, attempt_id: str) -> None:
         """Stop reading for an attempt that goes on elsewhere; nothing more is told of it from here."""
@@ -164,11 +190,47 @@ class WorkerLoop:
         return attempt is None or attempt.started
 
     def close(self) -> None:
-        """End the thread; what is still open is abandoned."""
+        """End the thread; what is still open is abandoned.
+
+        A thread that is held up in the sink closes what it has as soon as it goes on.
+        """
         self._closed = True
         self.call(lambda: None)
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
+        if self._thread.ident is None:
+            self._release()
+        else:
+            self._thread.join(timeout=_JOIN_SECONDS)
+
+    def _run(self) -> None:
+        """Read until closed."""
+        try:
+            while not self._closed:
+                for key, _ in self._selector.select():
+                    try:
+                        if key.data is None:
+                            self._drain_wake()
+                        elif isinstance(key.data, _Pipe):
+                            self._read(key.data)
+                        else:
+                            key.data()
+                    except Exception:  # noqa: BLE001 # one attempt's trouble must not be the end of the others
+                        self._report()
+                with self._lock:
+                    calls, self._calls = self._calls, []
+                for function in calls:
+                    try:
+                        function()
+                    except Exception:  # noqa: BLE001 # as above
+                        self._report()
+        finally:
+            self._release()
+
+    def _report(self) -> None:
+        """Tell of the exception that is being handled as of one that has ended the thread."""
+        threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), self._thread)))
+
+    def _release(self) -> None:
+        """Close all that is open; nothing is read any more."""
         for attempt in list(self._attempts.values()):
             self._drop(attempt)
         self._selector.close()
@@ -178,46 +240,31 @@ class WorkerLoop:
             # Whoever still has something to tell must not write to a file that gets the number next.
             self._wake_read = self._wake_write = -1
 
-    def _run(self) -> None:
-        """Read until closed."""
-        while not self._closed:
-            for key, _ in self._selector.select():
-                if key.data is None:
-                    self._drain_wake()
-                elif isinstance(key.data, _Pipe):
-                    self._read(key.data)
-                else:
-                    key.data()
-            with self._lock:
-                calls, self._calls = self._calls, []
-            for function in calls:
-                function()
-
     def _drain_wake(self) -> None:
         """Empty the pipe that wakes the thread."""
         with contextlib.suppress(BlockingIOError):
             while os.read(self._wake_read, _CHUNK):
                 pass
 
-    def _read(self, pipe: _Pipe) -> bool:
-        """Read once from a pipe; return whether there may be more now."""
+    def _read(self, pipe: _Pipe) -> int:
+        """Read once from a pipe; return how many bytes that were, 0 where there is nothing more now."""
         attempt = self._attempts.get(pipe.attempt_id)
         if attempt is None:
-            return False
+            return 0
         try:
             data = os.read(pipe.fd, _CHUNK)
         except BlockingIOError:
-            return False
+            return 0
         if not data:
             self._selector.unregister(pipe.fd)
             os.close(pipe.fd)
             attempt.pipes.remove(pipe)
-            return False
+            return 0
         if pipe.stream == "messages":
             self._message(attempt, data)
         else:
             self._sink.log(attempt.id, pipe.stream, data)
-        return True
+        return len(data)
 
     def _message(self, attempt: _Attempt, data: bytes) -> None:
         """Take in a piece of the message stream."""
@@ -245,22 +292,33 @@ class WorkerLoop:
         elif "outcome" in message:
             attempt.outcome = wire.decode(StepOutcome, message["outcome"])
 
-    def _finish(self, attempt_id: str, status: int) -> None:
+    def _finish(self, attempt_id: str, status: int, reason: Failure | None) -> None:
         """Read what is left in the pipes, and tell the attempt's end."""
         attempt = self._attempts.get(attempt_id)
         if attempt is None:
             return
-        for pipe in list(attempt.pipes):
-            # Children of the worker may hold a pipe open for ever: what is in it now is all that counts.
-            while self._read(pipe):
-                pass
-        self._drop(attempt)
-        if self._on_end is not None:
-            self._on_end(attempt_id)
-        if attempt.outcome is not None:
-            self._sink.finished(attempt_id, attempt.outcome)
-        else:
-            self._sink.lost(attempt_id, failure_of_exit(status))
+        try:
+            for pipe in list(attempt.pipes):
+                self._read_what_is_left(pipe)
+        finally:
+            self._drop(attempt)
+            try:
+                if self._on_end is not None:
+                    self._on_end(attempt_id)
+            finally:
+                if attempt.outcome is not None:
+                    self._sink.finished(attempt_id, attempt.outcome)
+                else:
+                    self._sink.lost(attempt_id, reason or failure_of_exit(status))
+
+    def _read_what_is_left(self, pipe: _Pipe) -> None:
+        """Read what was in a pipe when the worker ended: whom it left may hold the pipe open, and write for ever."""
+        left = _LEFT_BYTES
+        while left > 0:
+            size = self._read(pipe)
+            if not size:
+                return
+            left -= size
 
     def _drop(self, attempt: _Attempt) -> None:
         """Forget an attempt and close its pipes."""
@@ -329,6 +387,7 @@ def start_worker(command: WorkerCommand, *, lifeline: int | None = None) -> tupl
     environment = worker_environment(command.variables, command.unset)
     environment[MESSAGE_FD] = str(write_end)
     passed = [write_end]
+    environment.pop(LIFELINE_FD, None)  # this process's own, where it is a worker itself
     if lifeline is not None:
         environment[LIFELINE_FD] = str(lifeline)
         passed.append(lifeline)
@@ -386,14 +445,46 @@ def run_worker(command: WorkerCommand, request: bytes, attempt_id: str, sink: La
     try:
         loop.add(attempt_id, os.dup(process.stdout.fileno()), os.dup(process.stderr.fileno()), messages)
         send_request(process, request)
-        loop.exited(attempt_id, process.wait())
+        loop.exited(attempt_id, await_end(process))
         ended.wait()
     finally:
-        kill_tree(process.pid)
+        if process.returncode is None:
+            kill_tree(process.pid)
         process.stdout.close()
         process.stderr.close()
         process.wait()
         loop.close()
+
+
+def await_end(process: subprocess.Popen[bytes]) -> int:
+    """Wait for a worker's end, kill what it has left behind, and return its status.
+
+    What is left is killed before the worker is reaped, as far as the system can do that: until then, its number cannot
+    belong to another process.
+
+    Parameters
+    ----------
+    process : subprocess.Popen
+        The worker, the leader of its process group.
+
+    Returns
+    -------
+    int
+        The exit status, or the negated number of the signal that ended it.
+    """
+    wait_unreaped = getattr(os, "waitid", None)  # macOS has it from Python 3.13 on
+    if wait_unreaped is not None:
+        try:
+            wait_unreaped(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:  # somebody else has reaped it
+            return process.wait()
+    else:
+        process.wait()
+    try:
+        kill_tree(process.pid)
+    finally:
+        status = process.wait()
+    return status
 
 
 def send_request(process: subprocess.Popen[bytes], request: bytes) -> None:

@@ -7,6 +7,7 @@ import errno
 import functools
 import os
 import platform
+import select
 import signal
 import threading
 import time
@@ -16,23 +17,63 @@ from typing import NoReturn
 LIFELINE_FD = "MLP_WORKER_LIFELINE"
 """The environment variable with a descriptor whose end says that the launcher has gone."""
 
-_ROUNDS = 100
+LIFELINE_THREAD = "mlp-lifeline"
+"""The name of the thread that watches a lifeline, where one is needed; it holds nothing that a fork could miss."""
+
+_ROUNDS = 500
 _ROUND_SECONDS = 0.01
+_HOLDS = 20
+_STANDARD_STREAMS = 3
+_UNKNOWN = (errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
+_REQUESTS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
 
 
-def die_with_parent(sign: signal.Signals = signal.SIGKILL) -> None:
+def take_lifeline() -> int | None:
+    """Return the lifeline's descriptor that the environment names, and take it out of there; None where it names none.
+
+    It is this process's own from then on: what it starts inherits neither the descriptor nor the variable.
+    """
+    text = os.environ.pop(LIFELINE_FD, "")
+    if not text.isdecimal():
+        return None
+    try:
+        os.set_inheritable(int(text), False)  # noqa: FBT003 # the standard library's signature
+    except OSError:  # it was meant for another process
+        return None
+    return int(text)
+
+
+def die_with_parent(sign: signal.Signals = signal.SIGKILL, lifeline: int | None = None) -> None:
     """Have this process signalled when its parent ends: by the kernel on Linux, by watching the lifeline elsewhere.
 
-    The parent's end between its fork and this call is noticed by whoever reads the pipes: there is nobody left.
+    Where the launcher has gone before this call, the lifeline tells, and the process is signalled at once. Without a
+    lifeline, whoever writes to the launcher's pipes will notice: there is nobody left.
+
+    Parameters
+    ----------
+    sign : signal.Signals
+        The signal.
+    lifeline : int, optional
+        The reading end of a pipe that ends with the launcher; by default the one that `take_lifeline` finds.
     """
+    if lifeline is None:
+        lifeline = take_lifeline()
     prctl = _prctl()
-    if prctl is not None:
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-        prctl(set_parent_death_signal, int(sign), 0, 0, 0)
+    if prctl is None:
+        if lifeline is not None:
+            threading.Thread(target=_watch_lifeline, args=(lifeline, sign), name=LIFELINE_THREAD, daemon=True).start()
         return
-    lifeline = os.environ.get(LIFELINE_FD)
-    if lifeline is not None:
-        threading.Thread(target=_watch_lifeline, args=(int(lifeline), sign), daemon=True).start()
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+    prctl(set_parent_death_signal, int(sign), 0, 0, 0)
+    if lifeline is not None and _is_cut(lifeline):
+        os.kill(os.getpid(), sign)
+
+
+def _is_cut(lifeline: int) -> bool:
+    """Tell whether nobody holds the other end of a lifeline."""
+    poll = select.poll()
+    poll.register(lifeline, select.POLLIN)
+    return any(event & select.POLLHUP for _, event in poll.poll(0))
 
 
 def adopt_orphans() -> None:
@@ -56,13 +97,18 @@ def _prctl() -> Callable[..., int] | None:
 
 def _watch_lifeline(fd: int, sign: signal.Signals) -> None:
     """Signal this process's group when the other end of a pipe is closed."""
-    while os.read(fd, 1):
-        pass
+    try:
+        while os.read(fd, 1):
+            pass
+    except OSError:  # the step has closed what is not its own; then only the pipes tell
+        return
     os.killpg(os.getpgrp(), sign)
 
 
 def kill_tree(pid: int, sign: signal.Signals = signal.SIGKILL) -> None:
     """Signal a process, its group and all its descendants, as far as the system can list them.
+
+    Before they are killed, those that can be listed are stopped, so that none starts another one meanwhile.
 
     Parameters
     ----------
@@ -72,11 +118,32 @@ def kill_tree(pid: int, sign: signal.Signals = signal.SIGKILL) -> None:
         The signal.
     """
     victims = descendants(pid)
+    if victims and sign is signal.SIGKILL:
+        victims = _hold(pid, victims)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, sign)
     for victim in victims:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(victim, sign)
+        _signal(victim, sign)
+
+
+def _hold(pid: int, found: list[int]) -> list[int]:
+    """Stop a process and all below it, of which some are known, until there is none that still runs; return those."""
+    held: set[int] = set()
+    for _ in range(_HOLDS):
+        running = {pid, *found} - held
+        if not running:
+            break
+        for victim in running:
+            _signal(victim, signal.SIGSTOP)
+        held |= running
+        found = descendants(pid)
+    return [*(held - {pid}), *(set(found) - held)]
+
+
+def _signal(pid: int, sign: signal.Signals) -> None:
+    """Signal a process that may have gone."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, sign)
 
 
 def descendants(pid: int, *, without: Collection[int] = ()) -> list[int]:
@@ -108,38 +175,44 @@ def descendants(pid: int, *, without: Collection[int] = ()) -> list[int]:
 
 
 def _parent_of(entry: str) -> int | None:
-    """Return the parent's id of a process named in ``/proc``; None if it has gone."""
+    """Return the parent's id of a process named in ``/proc``; None if it has gone, or cannot be looked at now."""
     try:
         with open(f"/proc/{entry}/stat", "rb") as file:  # noqa: PTH123 # a Path costs more than the read, and there are many
             stat = file.read()
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM):
+        if error.errno in _UNKNOWN:
             return None
         raise
     # The command's name stands in parentheses and may contain anything; the state and the parent follow it.
     return int(stat[stat.rindex(b")") + 2 :].split()[1])
 
 
+def own_children() -> list[int]:
+    """Return the ids of this process's children, by what the kernel lists as theirs; none where it has no such list.
+
+    This costs little; children that another thread has started are not among them.
+    """
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:  # noqa: PTH123 # on the way of every task
+            return [int(entry) for entry in file.read().split()]
+    except OSError:
+        return []
+
+
 def kill_orphans(known: Collection[int]) -> None:
     """Kill the children of this process that it did not start, with all below them: what others have left behind.
 
-    For processes that adopt orphans; this looks only at what the kernel lists as theirs, which costs little.
+    For processes that adopt orphans; this looks only at `own_children`.
 
     Parameters
     ----------
     known : collection of int
         The children that are to live.
     """
-    try:
-        with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:  # noqa: PTH123 # on the way of every task
-            children = [int(entry) for entry in file.read().split()]
-    except OSError:
-        return
-    for child in children:
+    for child in own_children():
         if child not in known:
             kill_tree(child)
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(child, signal.SIGKILL)
+            _signal(child, signal.SIGKILL)
 
 
 def kill_all_below() -> None:
@@ -151,29 +224,40 @@ def kill_all_below() -> None:
         except ChildProcessError:
             return
         for pid in descendants(os.getpid()):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+            _signal(pid, signal.SIGKILL)
         time.sleep(_ROUND_SECONDS)
 
 
-def guard() -> None:
+def guard(lifeline: int | None = None) -> None:
     """Return in a child of this process; the process itself stays behind, and watches over the child and its children.
 
     It passes requests to end (SIGTERM and SIGINT) on to the child, kills all that the child leaves behind, however the
     child ended and wherever that has gone, and ends as the child did. When the launcher dies, it kills everything at
     once. To be called while the process has one thread. Where the system cannot adopt orphans (other than Linux) this
     returns in the process itself.
+
+    Parameters
+    ----------
+    lifeline : int, optional
+        As for `die_with_parent`.
     """
     if _prctl() is None:
         return
+    if lifeline is None:
+        lifeline = take_lifeline()
     devnull = os.open(os.devnull, os.O_RDWR)
+    guardian = os.getpid()
+    # What is to be known of the launcher's death or of a request is kept until there is a child that it concerns.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
+    adopt_orphans()
+    die_with_parent(signal.SIGHUP, lifeline)
     child = os.fork()
     if child == 0:
         os.close(devnull)
-        guardian = os.getppid()
-        die_with_parent()
+        die_with_parent(lifeline=lifeline)
         if os.getppid() != guardian:
             os._exit(1)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return
     _watch_over(child, devnull)
 
@@ -182,15 +266,14 @@ def _watch_over(child: int, devnull: int) -> NoReturn:
     """Stay until a child has ended, then end everything below this process, and the process as the child did."""
     status = 1 << 8
     try:
-        adopt_orphans()
         signal.signal(signal.SIGHUP, lambda _number, _frame: _end_all())
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda number, _frame: _pass_on(child, number))
-        die_with_parent(signal.SIGHUP)
+            signal.signal(number, lambda number, _frame: _signal(child, signal.Signals(number)))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _REQUESTS)
         # The pipes are the child's; who reads them must not wait for this process.
-        for fd in range(3):
+        for fd in range(_STANDARD_STREAMS):
             os.dup2(devnull, fd)
-        os.closerange(3, 1024)
+        _close_all_others()
         pid = 0
         while pid != child:
             pid, status = os.waitpid(-1, 0)
@@ -199,10 +282,18 @@ def _watch_over(child: int, devnull: int) -> NoReturn:
         _end_like(status)
 
 
-def _pass_on(child: int, number: int) -> None:
-    """Signal the child."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(child, number)
+def _close_all_others() -> None:
+    """Close all descriptors of this process but the standard streams."""
+    try:
+        fds = [int(entry) for entry in os.listdir("/proc/self/fd")]  # noqa: PTH208 # names
+    except OSError:
+        import resource
+
+        fds = list(range(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
+    for fd in fds:
+        if fd >= _STANDARD_STREAMS:
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
 
 def _end_all() -> NoReturn:

@@ -29,6 +29,7 @@ def mlp_settings() -> Sequence[Setting]:
             help="Whether the first template may be a fork of the driver; commands set it, since they own the process.",
         ),
         Setting("local.start_timeout", "float", 30.0, "Seconds after which a forked task without a sign is respawned."),
+        Setting("local.import_timeout", "float", 600.0, "Seconds that a template may take to import the flow's file."),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import io
@@ -10,21 +11,25 @@ import platform
 import queue
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mlp_hookspecs import Failure
 
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
-    from mlp_hookspecs import LaunchRequest, StepOutcome, StepRequest
+    from mlp_hookspecs import LaunchRequest, StepOutcome, StepRequest, WorkerCommand
     from mlp_hookspecs.handles import LaunchSink
+
+_END_SECONDS = 1.0
+"""How long a step that was interrupted may take to end when the launcher is closed."""
 
 
 class Inline:
-    """Runs attempts in a thread of this process, so that breakpoints stop and objects can be looked at.
+    """Runs attempts in threads of this process, so that breakpoints stop and objects can be looked at.
 
     A task cannot be killed here: it gets a KeyboardInterrupt and is waited for.
     """
@@ -34,7 +39,7 @@ class Inline:
         self._sink = sink
         self._queue: queue.SimpleQueue[LaunchRequest | None] = queue.SimpleQueue()
         self._waiting: set[str] = set()
-        self._running: str | None = None
+        self._running: _Body | None = None
         self._lock = threading.Lock()
         self._prepared: Callable[[StepRequest], StepOutcome] | None = None
         self._thread = threading.Thread(target=self._work, name="mlp-inline", daemon=True)
@@ -49,7 +54,7 @@ class Inline:
     def is_there(self, attempt_id: str) -> bool:
         """Tell whether an attempt has not ended."""
         with self._lock:
-            return attempt_id in self._waiting or self._running == attempt_id
+            return attempt_id in self._waiting or self._is_running(attempt_id)
 
     def signal(self, attempt_id: str, sign: signal.Signals) -> bool:  # noqa: ARG002 # every signal is the same here
         """Interrupt an attempt."""
@@ -57,59 +62,110 @@ class Inline:
             if attempt_id in self._waiting:
                 self._waiting.discard(attempt_id)
                 return True
-            if self._running != attempt_id:
+            if self._running is None or not self._is_running(attempt_id):
                 return False
-            thread = ctypes.c_ulong(self._thread.ident or 0)
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(KeyboardInterrupt))
+            self._running.interrupt()
             return True
 
     def close(self) -> None:
-        """Wait for the running attempt, and end the thread."""
+        """Interrupt the running attempt, and end the thread; a step that goes on nevertheless is left to itself."""
+        with self._lock:
+            self._waiting.clear()
+            running = self._running
+            if running is not None:
+                running.interrupt()
         self._queue.put(None)
-        self._thread.join()
+        self._thread.join(None if running is None else _END_SECONDS)
+
+    def _is_running(self, attempt_id: str) -> bool:
+        """Tell whether an attempt is the one that runs."""
+        return self._running is not None and self._running.request.id == attempt_id
 
     def _work(self) -> None:
         """Run attempts until closed."""
         while (request := self._queue.get()) is not None:
+            result = self._result(request)
             with self._lock:
-                is_wanted = request.id in self._waiting
-                self._waiting.discard(request.id)
-                self._running = request.id if is_wanted else None
-            if not is_wanted:
-                self._sink.lost(request.id, Failure("cancelled", "the attempt was cancelled before it began"))
-                continue
-            try:
-                self._run(request)
-            except KeyboardInterrupt:
-                self._sink.lost(request.id, Failure("cancelled", "the step was interrupted"))
+                self._running = None
+            if isinstance(result, Failure):
+                self._sink.lost(request.id, result)
+            else:
+                self._sink.finished(request.id, result)
 
-    def _run(self, request: LaunchRequest) -> None:
-        """Run one attempt."""
-        self._sink.started(request.id, platform.node(), os.getpid())
-        streams: tuple[Literal["stdout"], Literal["stderr"]] = ("stdout", "stderr")
-        out, err = (_Stream(self._sink, request.id, name, getattr(sys, name)) for name in streams)
-        with _variables(request.command.variables), _streams(out, err):
-            if self._prepared is None:
-                module, _, name = request.command.entry.partition(":")
-                self._prepared = getattr(importlib.import_module(module), name)(request.step)
-            outcome = self._prepared(request.step)
+    def _result(self, request: LaunchRequest) -> StepOutcome | Failure:
+        """Run one attempt, and return how it ended."""
+        body = _Body(request, self._call)
         with self._lock:
-            self._running = None
-        self._sink.finished(request.id, outcome)
+            if request.id not in self._waiting:
+                return Failure("cancelled", "the attempt was cancelled before it began")
+            self._waiting.discard(request.id)
+            self._running = body
+        python = request.command.argv[0]
+        if python != sys.executable:
+            return Failure(
+                "system",
+                f"step {request.step.key.step} runs with the interpreter {python}, and isolation inline has only"
+                f" {sys.executable}; choose fork or spawn",
+            )
+        self._sink.started(request.id, platform.node(), os.getpid())
+        try:
+            # Outside of the body's thread, where an interrupt could come between.
+            with _surroundings(request.command), _streams(self._sink, request.id, body.thread):
+                return body.run()
+        except (OSError, RuntimeError) as error:  # no such folder; no thread is left
+            return Failure("system", f"the step could not be begun: {error}")
+
+    def _call(self, request: LaunchRequest) -> StepOutcome:
+        """Run one attempt; in the body's thread."""
+        if self._prepared is None:
+            module, _, name = request.command.entry.partition(":")
+            self._prepared = getattr(importlib.import_module(module), name)(request.step)
+        return self._prepared(request.step)
+
+
+class _Body:
+    """What may be interrupted at any place: a thread of its own, of whose end somebody else tells."""
+
+    def __init__(self, request: LaunchRequest, call: Callable[[LaunchRequest], StepOutcome]) -> None:
+        self.request = request
+        self.thread = threading.Thread(target=self._run, name="mlp-inline-step", daemon=True)
+        self._call = call
+        self._is_wanted = True
+        self._result: StepOutcome | Failure = Failure("cancelled", "the step was interrupted")
+
+    def run(self) -> StepOutcome | Failure:
+        """Run it, and return how it ended."""
+        self.thread.start()
+        self.thread.join()
+        return self._result
+
+    def interrupt(self) -> None:
+        """Raise a KeyboardInterrupt in it, wherever it is."""
+        self._is_wanted = False
+        if self.thread.is_alive():
+            ident = ctypes.c_ulong(self.thread.ident or 0)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(KeyboardInterrupt))
+
+    def _run(self) -> None:
+        """Run it; an interrupt outside of the step's own code ends the thread, and so the attempt."""
+        with contextlib.suppress(KeyboardInterrupt):
+            try:
+                if self._is_wanted:
+                    self._result = self._call(self.request)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 # whatever it is, it is the end of this attempt only
+                self._result = Failure("system", f"the step could not be run: {type(error).__name__}: {error}")
 
 
 class _Stream(io.TextIOBase):
-    """Passes what the inline thread prints to the sink, and what others print to the stream that was there before."""
+    """Passes what one thread prints to the sink, and what others print to the stream that was there before."""
 
-    def __init__(
-        self, sink: LaunchSink, attempt_id: str, name: Literal["stdout", "stderr"], before: io.TextIOBase
-    ) -> None:
+    def __init__(self, before: io.TextIOBase, thread: threading.Thread, log: Callable[[bytes], None]) -> None:
         super().__init__()
-        self._sink = sink
-        self._attempt_id = attempt_id
-        self._name: Literal["stdout", "stderr"] = name
         self._before = before
-        self._thread = threading.get_ident()
+        self._thread = thread
+        self._log = log
 
     def writable(self) -> bool:
         """Tell that it can be written to."""
@@ -117,9 +173,9 @@ class _Stream(io.TextIOBase):
 
     def write(self, text: str, /) -> int:
         """Write text."""
-        if threading.get_ident() != self._thread:
+        if threading.current_thread() is not self._thread:
             return self._before.write(text)
-        self._sink.log(self._attempt_id, self._name, text.encode(errors="backslashreplace"))
+        self._log(text.encode(errors="backslashreplace"))
         return len(text)
 
     def flush(self) -> None:
@@ -128,22 +184,31 @@ class _Stream(io.TextIOBase):
 
 
 @contextmanager
-def _variables(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for a time."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+def _surroundings(command: WorkerCommand) -> Iterator[None]:
+    """Have a command's environment variables and working folder for a time."""
+    with ExitStack() as stack:
+        if command.cwd is not None and Path(command.cwd).is_dir():
+            stack.enter_context(contextlib.chdir(command.cwd))
+        before = dict(os.environ)
+        for name in command.unset:
+            os.environ.pop(name, None)
+        os.environ.update(command.variables)
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
 
 @contextmanager
-def _streams(out: io.TextIOBase, err: io.TextIOBase) -> Iterator[None]:
-    """Put streams in the place of the standard ones for a time."""
+def _streams(sink: LaunchSink, attempt_id: str, thread: threading.Thread) -> Iterator[None]:
+    """Put streams in the place of the standard ones for a time, which pass a thread's output to the sink."""
+
+    def passing_on(name: Literal["stdout", "stderr"]) -> _Stream:
+        return _Stream(getattr(sys, name), thread, lambda data: sink.log(attempt_id, name, data))
+
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = out, err
+    sys.stdout, sys.stderr = passing_on("stdout"), passing_on("stderr")
     try:
         yield
     finally:

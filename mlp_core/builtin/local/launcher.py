@@ -9,13 +9,14 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
-from mlp_core.builtin.local.forking import Forking
+from mlp_core.builtin.local.forking import Forking, Patience
+from mlp_core.builtin.local.lifeline import Lifeline
 from mlp_hookspecs import Failure, wire
-from mlp_hookspecs.process import WorkerLoop, kill_tree, send_request, start_worker
+from mlp_hookspecs.process import WorkerLoop, await_end, kill_tree, send_request, start_worker
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from types import TracebackType
 
     from mlp_hookspecs import LaunchRequest
@@ -48,7 +49,7 @@ class LocalLauncher:
     Parameters
     ----------
     settings : Settings
-        ``local.isolation`` and ``local.start_timeout``.
+        Those of this plugin.
     sink : LaunchSink
         Where starts, logs and ends go.
 
@@ -65,14 +66,18 @@ class LocalLauncher:
             raise ValueError(f"local.isolation is {isolation!r}; allowed are {', '.join(ISOLATIONS)}")
         self._may_fork_here = bool(settings["local.fork_driver"])
         self._isolation: Isolation
+        self._lifeline: Lifeline | None = None
         if isolation == "inline":
             from mlp_core.builtin.local.inline import Inline
 
             self._isolation = Inline(sink)
-        elif isolation == "spawn":
-            self._isolation = Spawning(sink)
+            return
+        self._lifeline = lifeline = Lifeline()
+        if isolation == "spawn":
+            self._isolation = Spawning(sink, lifeline)
         else:
-            self._isolation = Forking(sink, settings["local.start_timeout"], Spawning)
+            patience = Patience(settings["local.start_timeout"], settings["local.import_timeout"])
+            self._isolation = Forking(sink, patience, lambda: Spawning(sink, lifeline), lifeline)
 
     def __enter__(self) -> Self:
         """Open the launcher."""
@@ -123,50 +128,77 @@ class LocalLauncher:
     def close(self) -> None:
         """End all that is left."""
         self._isolation.close()
+        if self._lifeline is not None:
+            self._lifeline.close()
 
 
 class Spawning:
-    """Starts a fresh interpreter for each attempt."""
+    """Starts a fresh interpreter for each attempt.
 
-    def __init__(self, sink: LaunchSink, on_end: Callable[[str], None] | None = None) -> None:
+    Parameters
+    ----------
+    sink : LaunchSink
+        Where starts, logs and ends go.
+    lifeline : Lifeline, optional
+        The launcher's lifeline.
+    """
+
+    def __init__(self, sink: LaunchSink, lifeline: Lifeline | None = None) -> None:
         """Prepare."""
         self._sink = sink
-        self._on_end = on_end
+        self._lifeline = lifeline
         self._loop = WorkerLoop(sink, on_end=self._ended)
         self._loop.start()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()
+        self._is_closed = False
 
     def submit(self, request: LaunchRequest) -> None:
-        """Start a process."""
+        """Start a process; an attempt that cannot be started is lost."""
+        lifeline = None if self._lifeline is None else self._lifeline.fd
         try:
-            process, messages = start_worker(request.command)
-        except OSError as error:
+            process, messages = start_worker(request.command, lifeline=lifeline)
+            try:
+                self._attend(request, process, messages)
+            except BaseException:
+                _discard(process)
+                raise
+        except (OSError, RuntimeError) as error:  # there is no such program, or no descriptor or thread is left
             self._sink.lost(request.id, Failure("system", f"the worker could not be started: {error}"))
-            return
-        with self._lock:
-            self._processes[request.id] = process
-        if process.stdout is not None and process.stderr is not None:
-            # The loop closes what it reads; the process's own file objects close theirs.
-            self._loop.add(request.id, os.dup(process.stdout.fileno()), os.dup(process.stderr.fileno()), messages)
-            process.stdout.close()
-            process.stderr.close()
+
+    def _attend(self, request: LaunchRequest, process: subprocess.Popen[bytes], messages: int) -> None:
+        """Have a process's pipes read, its request handed over and its end awaited; or leave nothing of all that."""
+        self._loop.add(request.id, *_readers(process, messages))
         payload = wire.dumps(request.step)
-        threading.Thread(target=self._serve, args=(request.id, process, payload), daemon=True).start()
+        try:
+            self._keep(request.id, process)
+            threading.Thread(target=self._serve, args=(request.id, process, payload), daemon=True).start()
+        except BaseException:
+            self._loop.forget(request.id)
+            self._ended(request.id)
+            raise
+
+    def _keep(self, attempt_id: str, process: subprocess.Popen[bytes]) -> None:
+        """Have a process found by its attempt."""
+        with self._lock:
+            if self._is_closed:
+                raise OSError("the launcher has been closed")
+            self._processes[attempt_id] = process
 
     def _serve(self, attempt_id: str, process: subprocess.Popen[bytes], payload: bytes) -> None:
         """Hand over the request, wait for the end, and tell it."""
-        send_request(process, payload)
-        status = process.wait()
-        kill_tree(process.pid)
-        self._loop.exited(attempt_id, status)
+        status = 1
+        try:
+            with contextlib.suppress(OSError):  # what has not got its request ends by itself
+                send_request(process, payload)
+            status = await_end(process)
+        finally:
+            self._loop.exited(attempt_id, status)
 
     def _ended(self, attempt_id: str) -> None:
         """Forget a process."""
         with self._lock:
             self._processes.pop(attempt_id, None)
-        if self._on_end is not None:
-            self._on_end(attempt_id)
 
     def is_there(self, attempt_id: str) -> bool:
         """Tell whether a process has not ended."""
@@ -179,18 +211,51 @@ class Spawning:
             process = self._processes.get(attempt_id)
         if process is None:
             return False
-        if sign is signal.SIGKILL:
-            kill_tree(process.pid)
-        else:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(sign)
+        _signal(process, sign)
         return True
 
     def close(self) -> None:
         """Kill what is left."""
         with self._lock:
+            self._is_closed = True
             left = list(self._processes.values())
         for process in left:
-            kill_tree(process.pid)
+            _signal(process, signal.SIGKILL)
+        for process in left:
             process.wait()
         self._loop.close()
+
+
+def _readers(process: subprocess.Popen[bytes], messages: int) -> list[int]:
+    """Return the reading ends of a worker's pipes, which are the caller's to close."""
+    fds: list[int] = []
+    try:
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                fds.append(os.dup(stream.fileno()))
+                stream.close()
+    except OSError:
+        for fd in (*fds, messages):
+            os.close(fd)
+        raise
+    return [*fds, messages]
+
+
+def _signal(process: subprocess.Popen[bytes], sign: signal.Signals) -> None:
+    """Signal a process, with its whole tree where the signal kills."""
+    if process.returncode is not None:  # its number may be another's by now
+        return
+    if sign is signal.SIGKILL:
+        kill_tree(process.pid)
+    else:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, sign)
+
+
+def _discard(process: subprocess.Popen[bytes]) -> None:
+    """End a process that nobody attends to."""
+    kill_tree(process.pid)
+    process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()

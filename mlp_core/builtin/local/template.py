@@ -25,13 +25,24 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mlp_core.builtin.local.forking import CONTROL_FD, ENTRY, HEADER_BYTES
+from mlp_core.builtin.local.templates import CONTROL_FD, ENTRY, HEADER_BYTES
 from mlp_hookspecs import CodeWarning, StepOutcome, StepRequest, wire
 from mlp_hookspecs.process import MessageWriter
-from mlp_hookspecs.trees import adopt_orphans, die_with_parent, kill_all_below, kill_orphans
+from mlp_hookspecs.trees import (
+    LIFELINE_THREAD,
+    adopt_orphans,
+    die_with_parent,
+    guard,
+    kill_all_below,
+    kill_orphans,
+    own_children,
+    take_lifeline,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from mlp_core.builtin.local.lifeline import Lifeline
 
 
 _UNSAFE_THREADS = ("grpc", "polars", "rayon", "tokio", "torch", "tensorflow", "jax", "ray")
@@ -48,27 +59,32 @@ def main() -> int:
     """
     control = socket.socket(fileno=int(os.environ.pop(CONTROL_FD)))
     control.set_inheritable(False)  # the standard library's signature
-    _settle()
-    return run(control, os.environ.pop(ENTRY))
+    lifeline = take_lifeline()
+    _settle(lifeline)
+    return run(control, os.environ.pop(ENTRY), lifeline)
 
 
-def become(control: socket.socket) -> NoReturn:
+def become(control: socket.socket, lifeline: Lifeline | None) -> NoReturn:
     """Serve until the launcher closes the control socket, in a fork of the driver; never returns.
 
     Parameters
     ----------
     control : socket.socket
         The connection with the launcher.
+    lifeline : Lifeline or None
+        The launcher's lifeline.
     """
     status = 1
     try:
         os.setpgid(0, 0)
+        if lifeline is not None:
+            lifeline.let_go()
         devnull = os.open(os.devnull, os.O_RDWR)
         os.dup2(devnull, 0)
         os.close(devnull)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        _settle()
+        _settle(None if lifeline is None else lifeline.fd)
         # The driver is still freezing the run: what every request needs is made meanwhile.
         wire.prepare(StepRequest, StepOutcome)
         setup = _receive(control)
@@ -78,21 +94,23 @@ def become(control: socket.socket) -> NoReturn:
                 os.environ.pop(name, None)
             os.environ.update(given["variables"])
             sys.dont_write_bytecode = False
-            status = run(control, given["entry"], takes_output=True)
+            fd = None if lifeline is None else lifeline.fd
+            status = run(control, given["entry"], fd, takes_output=True)
     except BaseException:  # noqa: BLE001 # nothing may leave this function: the driver's own code would go on
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status)
 
 
-def _settle() -> None:
-    """End with the launcher, know all descendants, and tell of crashes."""
-    die_with_parent(signal.SIGTERM)
+def _settle(lifeline: int | None) -> None:
+    """Have a guard before this process, end with it and the launcher, know all descendants, and tell of crashes."""
+    guard(lifeline)
+    die_with_parent(signal.SIGTERM, lifeline)
     adopt_orphans()
     faulthandler.enable()
 
 
-def run(control: socket.socket, entry: str, *, takes_output: bool = False) -> int:
+def run(control: socket.socket, entry: str, lifeline: int | None, *, takes_output: bool = False) -> int:
     """Prepare for the first request, and serve it and all that follow.
 
     Parameters
@@ -101,6 +119,8 @@ def run(control: socket.socket, entry: str, *, takes_output: bool = False) -> in
         The connection with the launcher.
     entry : str
         ``module:attribute`` of the worker's entry.
+    lifeline : int or None
+        The reading end of the launcher's lifeline.
     takes_output : bool
         Whether what is printed meanwhile must be sent to the first attempt's log; a process that was started to be
         a template has that for its standard output already.
@@ -134,7 +154,7 @@ def run(control: socket.socket, entry: str, *, takes_output: bool = False) -> in
     os.close(devnull)
     # What exists now is not looked at again by any collection: a fork would pay for every page that one touches.
     gc.freeze()
-    Server(control, prepared).serve(first)
+    Server(control, prepared, lifeline).serve(first)
     return 0
 
 
@@ -154,13 +174,20 @@ class Server:
         The connection with the launcher.
     prepared : callable
         Runs a request.
+    lifeline : int or None
+        The reading end of the launcher's lifeline.
     """
 
-    def __init__(self, control: socket.socket, prepared: Callable[[StepRequest], StepOutcome]) -> None:
+    def __init__(
+        self, control: socket.socket, prepared: Callable[[StepRequest], StepOutcome], lifeline: int | None
+    ) -> None:
         """Prepare the signals."""
         self._control = control
         self._prepared = prepared
+        self._lifeline = lifeline
         self._children: dict[int, str] = {}
+        # What the import of the flow has started serves all tasks; whatever comes later, a task has left behind.
+        self._known = set(own_children())
         self._forks = 0
         self._wake_read, wake_write = os.pipe()
         for fd in (self._wake_read, wake_write):
@@ -204,6 +231,7 @@ class Server:
         for fd in fds:
             os.close(fd)
         self._children[pid] = attempt_id
+        self._known.add(pid)
         self._tell({"forked": attempt_id, "pid": pid})
         self._forks += 1
         if self._forks == _FEW:
@@ -220,7 +248,7 @@ class Server:
         """Run one request in a forked child, and end."""
         status = 1
         try:
-            _enter_task(fds)
+            _enter_task(fds, self._lifeline)
             self._control.close()
             messages = MessageWriter(fds[2])
             messages.send({"started": {"host": platform.node(), "pid": os.getpid()}})
@@ -237,39 +265,60 @@ class Server:
 
     def _reap(self) -> None:
         """Tell of the children that have ended, having killed what they left behind."""
-        while True:
-            try:
-                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if ended is None:
-                return
-            pid = ended.si_pid
-            # Before it is reaped, its number cannot belong to anybody else.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
-            _, status = os.waitpid(pid, 0)
+        while (ended := _next_ended()) is not None:
+            pid, status = ended
+            self._known.discard(pid)
             attempt_id = self._children.pop(pid, None)
             if attempt_id is not None:
                 # What left the group, a daemon for example, is now a child of this process that nobody started here.
-                kill_orphans(self._children)
+                kill_orphans(self._known)
                 self._tell({"exited": attempt_id, "status": os.waitstatus_to_exitcode(status)})
 
     def _tell(self, message: dict[str, Any]) -> None:
-        """Send one message to the launcher."""
-        self._control.sendall(json.dumps(message).encode() + b"\n")
+        """Send one message to the launcher; without one, this is the end."""
+        try:
+            self._control.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            self._end()
 
     def _end(self) -> NoReturn:
         """Kill everything below, and end."""
+        for pid in list(self._children):  # not every system lists what is below
+            _kill_group(pid)
         kill_all_below()
         os._exit(0)
 
 
-def _enter_task(fds: Sequence[int]) -> None:
+def _next_ended() -> tuple[int, int] | None:
+    """Return the id and the status of a child that has ended, having killed its group; None where there is none."""
+    try:
+        if not hasattr(os, "waitid"):  # macOS has it from Python 3.13 on
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return None
+            _kill_group(pid)
+            return pid, status
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    if ended is None:
+        return None
+    # Before it is reaped, its number cannot belong to anybody else.
+    _kill_group(ended.si_pid)
+    return os.waitpid(ended.si_pid, 0)
+
+
+def _kill_group(pid: int) -> None:
+    """Kill a process's group, where it leads one."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _enter_task(fds: Sequence[int], lifeline: int | None) -> None:
     """Make a forked child a process of its own: group, signals, streams, random state."""
     os.setpgid(0, 0)
     parent = os.getppid()
-    die_with_parent()
+    die_with_parent(lifeline=lifeline)
     adopt_orphans()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
@@ -312,7 +361,8 @@ def why_unsafe() -> str:
     A thread of a library that does not expect a fork may hold a lock that is then never released. Threads of numeric
     libraries that register fork handlers carry the interpreter's own name and pass.
     """
-    others = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    usual = (threading.main_thread().name, LIFELINE_THREAD)
+    others = [thread.name for thread in threading.enumerate() if thread.name not in usual]
     if others:
         return f"importing the flow started the thread {others[0]!r}"
     tasks = Path("/proc/self/task")
