@@ -1,7 +1,7 @@
 """What is deployed: immutable versions of flows in the store, and which of them is the active one in its target.
 
 A version is recorded first, then handed to its target, and becomes the active one once the target has taken it. In the
-store, under ``deployments/<target>/<name>/``: ``v000001`` and so on, written once; ``active``, replaced.
+store, under ``deployments/<target>/<name>/``: ``v000001.json`` and so on, written once; ``active.json``, replaced.
 What a target keeps for itself lies under ``targets/<target>/``.
 """
 
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from mlp_hookspecs import ArtifactRef, DeployDiff, Deployment, FlowPlan, Json, ParameterInfo, PluginId
     from mlp_hookspecs.handles import DeployTarget, ObjectStore
 
-_VERSION: Final = re.compile(r"v(\d{6,9})")
-_ACTIVE: Final = "active"
+_VERSION: Final = re.compile(r"v(\d{6,9})\.json")
+_ACTIVE: Final = "active.json"
 _TRIES: Final = 1000
 
 _Stored = TypeVar("_Stored", Version, Active)
@@ -283,7 +283,7 @@ class Deployments:
 
     def _read(self, store: Store, target: str, name: str, number: int) -> Version:
         """Read a version."""
-        return read_stored(Version, store.objects, _key(target, name, f"v{number:06}"))
+        return read_stored(Version, store.objects, _key(target, name, version_name(number)))
 
     def _read_active(self, store: Store, target: str, name: str) -> Active | None:
         """Read which version is the active one."""
@@ -319,6 +319,11 @@ def read_stored(kind: type[_Stored], objects: ObjectStore, key: str) -> _Stored:
         raise StoreDamaged(f"{key} in {objects.url} cannot be read: {error}") from error
 
 
+def version_name(number: int) -> str:
+    """Return the name of the object that holds a version."""
+    return f"v{number:06}.json"
+
+
 def _key(target: str, name: str, last: str) -> str:
     """Return the key of something of a deployment; NameRefused where a name is refused."""
     return f"{layout.DEPLOYMENTS}{label(target, 'target')}/{label(name, 'deployment')}/{last}"
@@ -326,7 +331,7 @@ def _key(target: str, name: str, last: str) -> str:
 
 def _version_key(request: DeployRequest) -> str:
     """Return the key of a version."""
-    return _key(request.target, request.name, f"v{request.version:06}")
+    return _key(request.target, request.name, version_name(request.version))
 
 
 def _run_command(target: str, name: str, number: int, url: str) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ class Try(FlowSpec):
     def end(self):
         pass
 '''
-KEY = "deployments/local/Try/v000001"
+KEY = "deployments/local/Try/v000001.json"
 
 
 @pytest.fixture
