@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mlp_core.cli.arguments import Parser
     from mlp_core.cli.dispatch import Call
-    from mlp_core.runner.driver import TaskFailure
+    from mlp_core.runner.ending import TaskFailure
     from mlp_core.session import Session
     from mlp_core.store import RunState
 

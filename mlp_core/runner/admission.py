@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
@@ -14,8 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
+PER_CORE = 16
+"""How many attempts may run at once for each core of the driver's host, however little they ask for."""
+
+_TOOL_SECONDS = 10
+
 OVERTAKINGS = 32
 """How many younger attempts may start before one that waits for room on the driver's host."""
+
+
+_Shape: TypeAlias = tuple[str, str, float, int, float]
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -50,19 +58,26 @@ class Machine:
         Cores.
     memory_mb : int
         Mebibytes; 0 where the system cannot tell.
+    gpu : int
+        GPUs; 0 where there is none to be seen. They are counted, not assigned: tasks that run at once see them all.
+
+    Notes
+    -----
+    Scratch space and custom resources are not counted on the driver's host: nothing tells what of them is in use.
     """
 
     cpu: float
     memory_mb: int
+    gpu: int = 0
 
     @classmethod
-    def measure(cls) -> Machine:
-        """Measure this host."""
+    def measure(cls, *, with_gpus: bool = False) -> Machine:
+        """Measure this host; its GPUs only where that is asked for, since the tool that knows them is slow."""
         try:
             memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
         except (ValueError, OSError):
             memory = 0
-        return cls(usable_cores(), memory)
+        return cls(usable_cores(), memory, visible_gpus() if with_gpus else 0)
 
 
 def usable_cores() -> int:
@@ -70,6 +85,46 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def visible_gpus() -> int:
+    """Return how many GPUs processes of this one may use: by ``CUDA_VISIBLE_DEVICES``, else by ``nvidia-smi``."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        devices = [device.strip() for device in listed.split(",")]
+        # CUDA ends the list at the first that is none.
+        return next((place for place, device in enumerate(devices) if not device or device[0] == "-"), len(devices))
+    import shutil
+    import subprocess
+
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return 0
+    try:
+        found = subprocess.run([tool, "-L"], capture_output=True, timeout=_TOOL_SECONDS, check=True, text=True)
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return sum(line.startswith("GPU ") for line in found.stdout.splitlines())
+
+
+def lacking_gpus(machine: Machine, asked: Mapping[str, float]) -> str:
+    """Return what to tell a user whose steps ask for more GPUs than a machine has; empty where there is nothing to.
+
+    Parameters
+    ----------
+    machine : Machine
+        The driver's host.
+    asked : mapping of str to float
+        How many GPUs a task asks for, by step, for the steps that run there.
+    """
+    steps = [name for name, gpus in asked.items() if gpus > machine.gpu]
+    if not steps:
+        return ""
+    verb = "asks" if len(steps) == 1 else "ask"
+    most = f"{max(asked[name] for name in steps):g}"
+    if machine.gpu == 0:
+        return f"{', '.join(steps)} {verb} for GPUs, and none can be seen on this machine: running without"
+    return f"{', '.join(steps)} {verb} for up to {most} GPUs, and this machine has {machine.gpu}: running alone"
 
 
 class Admission:
@@ -101,7 +156,7 @@ class Admission:
         self._max_workers = max_workers
         self._limits = limits
         self._capacities = capacities
-        self._waiting: dict[tuple[str, str, float, int], deque[Demand]] = {}
+        self._waiting: dict[_Shape, deque[Demand]] = {}
         self._order: dict[str, int] = {}
         self._count = 0
         self._running: dict[str, Demand] = {}
@@ -209,11 +264,18 @@ class Admission:
         # What asks for more than the machine has runs alone, rather than never.
         if not here:
             return True
+        machine = self._machine
+        if len(here) >= PER_CORE * machine.cpu:
+            return False
         cpu = sum(d.resources.cpu for d in here) + demand.resources.cpu
         memory = sum(d.resources.memory_mb for d in here) + demand.resources.memory_mb
-        return cpu <= self._machine.cpu and (self._machine.memory_mb == 0 or memory <= self._machine.memory_mb)
+        gpu = sum(d.resources.gpu for d in here) + demand.resources.gpu
+        # What cannot be measured is not counted.
+        is_enough = cpu <= machine.cpu and (machine.memory_mb == 0 or memory <= machine.memory_mb)
+        return is_enough and (machine.gpu == 0 or demand.resources.gpu == 0 or gpu <= machine.gpu)
 
 
-def _shape(demand: Demand) -> tuple[str, str, float, int]:
+def _shape(demand: Demand) -> _Shape:
     """Return what decides whether an attempt fits: attempts of one shape fit alike."""
-    return demand.step, demand.launcher, demand.resources.cpu, demand.resources.memory_mb
+    asked = demand.resources
+    return demand.step, demand.launcher, asked.cpu, asked.memory_mb, asked.gpu

@@ -16,7 +16,8 @@ import attrs
 
 from mlp_core.errors import MlpError
 from mlp_core.plugins import blame_death, forgive_death
-from mlp_core.runner.admission import Admission, Demand, Machine
+from mlp_core.runner.admission import Admission, Demand, Machine, lacking_gpus
+from mlp_core.runner.ending import Ending, TaskFailure
 from mlp_core.runner.inbox import Ended, Logged, Message, Signalled, Started
 from mlp_core.runner.requests import RunSetup, StepSetup, launch_request
 from mlp_core.runner.timers import Clock, Timers
@@ -38,47 +39,6 @@ GRACE_SECONDS = 5.0
 
 _FLUSH_SECONDS = 1.0
 _TAIL_BYTES = 2000
-
-
-@attrs.frozen(eq=False, repr=False)
-class TaskFailure:
-    """A task that failed for good.
-
-    Attributes
-    ----------
-    key : TaskKey
-        The task.
-    attempt : int
-        Its last attempt.
-    failure : Failure
-        Why.
-    log_tail : str
-        The end of what it printed.
-    """
-
-    key: TaskKey
-    attempt: int
-    failure: Failure
-    log_tail: str = ""
-
-
-@attrs.frozen(eq=False, repr=False)
-class Ending:
-    """How a run ended.
-
-    Attributes
-    ----------
-    status : {"succeeded", "failed", "cancelled"}
-        How.
-    message : str
-        One line on the reason of a failure.
-    failures : tuple of TaskFailure
-        Every task that failed for good.
-    """
-
-    status: Literal["succeeded", "failed", "cancelled"]
-    message: str = ""
-    failures: tuple[TaskFailure, ...] = ()
 
 
 @attrs.define(eq=False, repr=False)
@@ -153,7 +113,10 @@ class Driver:
         self._reuse = reuse
         self._clock = clock
         self._scheduler = Scheduler(graph)
-        self._admission = self._make_admission(machine or Machine.measure(), max_workers)
+        gpus = self._gpus_asked_for()
+        machine = machine or Machine.measure(with_gpus=bool(gpus))
+        self._admission = self._make_admission(machine, max_workers)
+        self._lacking = lacking_gpus(machine, gpus)
         self._attempts: dict[str, _Attempt] = {}
         self._done: dict[TaskKey, _Done] = {}
         self._timers: Timers[tuple[Literal["retry", "timeout"], str]] = Timers(clock)
@@ -178,6 +141,8 @@ class Driver:
         StoreError
             Where the journal could not be written: the run is then as good as killed, and can be resumed.
         """
+        if self._lacking:
+            self._note("resources", self._lacking)
         self._add_ready([self._scheduler.begin()])
         self._launch()
         while self._attempts_live():
@@ -312,6 +277,15 @@ class Driver:
         }
         capacities = self._launchers.capacities()
         return Admission(machine, max_workers=max_workers, limits=limits, capacities=capacities)
+
+    def _gpus_asked_for(self) -> Mapping[str, float]:
+        """Return how many GPUs a task asks for, by step, for those steps that run on this host and ask for any."""
+        resources = {
+            name: step.planned.plan.resources
+            for name, step in self._steps.items()
+            if step.launcher not in self._launchers.capacities()
+        }
+        return {name: asked.gpu for name, asked in resources.items() if asked is not None and asked.gpu > 0}
 
     def _add_ready(self, tasks: Iterable[ReadyTask]) -> None:
         """Queue tasks; those that an earlier run has done are finished at once, with all that follows from them."""
@@ -487,9 +461,12 @@ class Driver:
         try:
             self._launchers.cancel(launcher, attempt_ids, grace)
         except (OSError, MlpError) as error:
-            text = f"launcher {launcher} could not end {', '.join(attempt_ids)}: {error}"
-            self._writer.write([Note("launcher", text, self._clock.time())], sync=False)
-            self._progress.note(text)
+            self._note("launcher", f"launcher {launcher} could not end {', '.join(attempt_ids)}: {error}")
+
+    def _note(self, kind: str, text: str) -> None:
+        """Record a remark, and tell it."""
+        self._writer.write([Note(kind, text, self._clock.time())], sync=False)
+        self._progress.note(text)
 
     def _ending(self) -> Ending:
         """Return how the run ended; what waited to be tried again has failed as well."""

@@ -19,7 +19,8 @@ from mlp_core import names
 from mlp_core.errors import ArtifactError, FlowError, ParameterError, UsageError
 from mlp_core.loading import IMPORTING, class_constants, code_ref
 from mlp_core.parameters import parameters_of, resolve, to_text
-from mlp_core.runner.driver import Driver, TaskFailure
+from mlp_core.runner.driver import Driver
+from mlp_core.runner.ending import TaskFailure
 from mlp_core.runner.environments import prepare_steps
 from mlp_core.runner.inbox import Inbox
 from mlp_core.runner.launchers import Launchers

@@ -256,6 +256,29 @@ class Flow(FlowSpec):
 """
 
 
+def test_gpus_that_are_not_there(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that asks for a GPU runs on a machine without, and one line of the run says so."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    code = """
+    class Flow(FlowSpec):
+        @resources(gpu=1)
+        @step
+        def start(self):
+            self.next(self.end)
+
+        @step
+        def end(self):
+            pass
+    """
+    text = "start asks for GPUs, and none can be seen on this machine: running without"
+    ran = project.run(code, isolation="inline")
+    assert ran.status == "succeeded"
+    assert ran.notes == (text,)
+    assert [(note.kind, note.text) for note in ran.state.notes] == [("resources", text)]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert project.run(code, isolation="inline").notes == ()
+
+
 def test_random_state_differs(project: Project) -> None:
     """Forked tasks do not draw the same numbers; a generator that they would share is pointed out."""
     ran = project.run(RANDOM, isolation="fork")

@@ -9,11 +9,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlp_core.runner.admission import OVERTAKINGS, Admission, Demand, Machine, usable_cores
+from mlp_core.runner.admission import (
+    OVERTAKINGS,
+    PER_CORE,
+    Admission,
+    Demand,
+    Machine,
+    lacking_gpus,
+    usable_cores,
+    visible_gpus,
+)
 from mlp_hookspecs import Resources
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 FOUR = Machine(cpu=4, memory_mb=1000)
 
@@ -29,9 +39,11 @@ def admission(
     return Admission(machine, max_workers=max_workers, limits=limits or {}, capacities=capacities or {})
 
 
-def demand(name: str, step: str = "work", launcher: str = "local", *, cpu: float = 1, memory: int = 0) -> Demand:
+def demand(  # noqa: PLR0913 # what it asks for, by name
+    name: str, step: str = "work", launcher: str = "local", *, cpu: float = 1, memory: int = 0, gpu: float = 0
+) -> Demand:
     """Return a demand."""
-    return Demand(name, step, launcher, Resources(cpu=cpu, memory_mb=memory))
+    return Demand(name, step, launcher, Resources(cpu=cpu, memory_mb=memory, gpu=gpu))
 
 
 def admitted(queue: Admission) -> list[str]:
@@ -83,6 +95,81 @@ def test_memory_is_not_counted_where_it_cannot_be_measured() -> None:
     for number in range(3):
         queue.add(demand(str(number), memory=10**9))
     assert admitted(queue) == ["0", "1"]
+
+
+@pytest.mark.parametrize(("gpu", "expected"), [(1, 2), (0.5, 4), (2, 1), (3, 1)])
+def test_gpus_are_counted(gpu: float, expected: int) -> None:
+    """GPUs that attempts ask for never add up to more than there are; others do not wait for them."""
+    queue = admission(Machine(cpu=4, memory_mb=0, gpu=2))
+    for number in range(6):
+        queue.add(demand(f"gpu {number}", cpu=0.5, gpu=gpu))
+    assert len(admitted(queue)) == expected
+    queue.add(demand("none", "other", cpu=0.5))
+    assert admitted(queue) == ["none"]
+
+
+def test_gpus_are_not_counted_where_there_are_none() -> None:
+    """Steps that ask for GPUs run on a machine without as if they had not."""
+    queue = admission()
+    for number in range(6):
+        queue.add(demand(str(number), gpu=8))
+    assert admitted(queue) == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("cpu", [0, 0.001])
+def test_attempts_that_ask_for_nothing_are_bounded(cpu: float) -> None:
+    """However little attempts ask for, a core has only so many of them at once."""
+    queue = admission()
+    for number in range(10 * PER_CORE):
+        queue.add(demand(str(number), cpu=cpu))
+    assert len(admitted(queue)) == 4 * PER_CORE
+    queue.release("0")
+    assert len(admitted(queue)) == 1
+
+
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [("0", 1), ("0,1", 2), ("", 0), ("-1", 0), ("1,-1,0", 1), ("GPU-8f2c, GPU-11aa", 2), ("0,,1", 1)],
+)
+def test_gpus_that_the_environment_lists(monkeypatch: pytest.MonkeyPatch, listed: str, expected: int) -> None:
+    """The variable that CUDA reads says which devices there are, up to the first entry that names none."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    assert visible_gpus() == expected
+    assert Machine.measure(with_gpus=True).gpu == expected
+    assert Machine.measure().gpu == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("echo 'GPU 0: A100 (UUID: GPU-1)'; echo '  MIG 1g.5gb'; echo 'GPU 1: A100 (UUID: GPU-2)'", 2),
+        ("echo 'No devices were found'; exit 6", 0),
+        (None, 0),
+    ],
+)
+def test_gpus_that_the_tool_lists(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str | None, expected: int
+) -> None:
+    """Without the variable the driver's own tool tells; where there is no tool there are no GPUs."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if script is not None:
+        tool = tmp_path / "nvidia-smi"
+        tool.write_text(f"#!/bin/sh\n{script}\n")
+        tool.chmod(0o755)
+    assert visible_gpus() == expected
+
+
+def test_what_is_told_of_lacking_gpus() -> None:
+    """One line says which steps ask for GPUs that are not there, and what becomes of them."""
+    none, two = Machine(cpu=1, memory_mb=0), Machine(cpu=1, memory_mb=0, gpu=2)
+    assert lacking_gpus(none, {}) == lacking_gpus(two, {"train": 2}) == ""
+    assert lacking_gpus(none, {"train": 0.5}) == (
+        "train asks for GPUs, and none can be seen on this machine: running without"
+    )
+    assert lacking_gpus(two, {"a": 3, "b": 4, "c": 1}) == (
+        "a, b ask for up to 4 GPUs, and this machine has 2: running alone"
+    )
 
 
 def test_max_workers_bounds_all_launchers_together() -> None:
