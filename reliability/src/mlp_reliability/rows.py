@@ -41,6 +41,9 @@ ROWS: Final[Mapping[str, Row]] = {
     "simulation": Row(
         "simulation", 2_000, 100_000, "random flows in virtual time, with crashing, hanging and lying workers"
     ),
+    "crashpoints": Row("crashpoints", 200, 10_000, "a process is killed at each system call that touches the store"),
+    "kills": Row("kills", 60, 1_000, "the driver is killed at a random moment, alone or with its workers"),
+    "powercuts": Row("powercuts", 40, 1_000, "the disk loses what was not synced, on ext4 and on a model of a disk"),
 }
 """The rows by name; their modules are imported when they are run."""
 

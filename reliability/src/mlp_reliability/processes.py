@@ -1,0 +1,77 @@
+"""The processes of one run: found by a mark in their environment, and ended; and work that is done side by side."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+CANARY: Final = "MLP_RELIABILITY_CANARY"
+"""The environment variable that marks the processes of one place."""
+
+JOBS: Final = "MLP_RELIABILITY_JOBS"
+"""The environment variable that says how many rounds of a row go on side by side."""
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+def in_parallel(work: Callable[[_In], _Out], items: Iterable[_In]) -> list[_Out]:
+    """Return what a function makes of items, which it takes two at a time unless the environment says otherwise."""
+    with ThreadPoolExecutor(int(os.environ.get(JOBS, "2"))) as pool:
+        return list(pool.map(work, items))
+
+
+def marked(canary: str) -> list[int]:
+    """Return the ids of live processes that were started with a mark."""
+    wanted = f"{CANARY}={canary}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            with suppress(OSError):  # ended since; what has ended and was not waited for has no environment
+                if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+    return found
+
+
+def left_after(canary: str, seconds: float) -> list[int]:
+    """Return which processes with a mark are still there after some time; at once when there are none."""
+    until = time.monotonic() + seconds
+    while (found := marked(canary)) and time.monotonic() < until:
+        time.sleep(0.02)
+    return found
+
+
+def kill_marked(canary: str) -> None:
+    """Kill every process with a mark, and those that they start meanwhile."""
+    while found := marked(canary):
+        for pid in found:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.005)
+
+
+def stop_marked(canary: str) -> None:
+    """Stop every process with a mark; when this returns, none is in a system call any more."""
+    stopped: list[int] = []
+    while stopped != (found := marked(canary)) or not all(map(_is_stopped, found)):
+        for pid in found:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        stopped = found
+        time.sleep(0.001)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Tell whether a process is stopped, or gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "TtZX"
+    except OSError:
+        return True

@@ -1,0 +1,27 @@
+"""The short forms of the rows that harm processes, disks and files."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mlp_reliability import ROWS, run_row
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.reliability,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace"),
+]
+
+
+@pytest.mark.parametrize("name", ["crashpoints", "kills", "powercuts"])
+def test_nothing_is_broken(tmp_path: Path, name: str) -> None:
+    """The row finds no broken promise, and did harm as often as it should."""
+    result = run_row(name, tmp_path)
+    assert list(result.violations) == []
+    assert result.n == ROWS[name].short
