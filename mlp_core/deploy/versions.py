@@ -23,7 +23,7 @@ from mlp_core.parameters import parameters_of, to_text
 from mlp_core.runner import RunOptions, check_flow
 from mlp_core.runner.blueprint import draw_blueprint, flow_plan, read_blueprint, store_blueprint
 from mlp_core.runner.observing import tell
-from mlp_core.runner.run import freeze
+from mlp_core.runner.run import freeze, resolve_parameters
 from mlp_core.store import layout
 from mlp_core.store.checked import with_checksum, without_checksum
 from mlp_hookspecs import DeployRequest, wire
@@ -88,10 +88,12 @@ class Deployments:
         checked = check_flow(flow, session, order.with_options)
         name = label(order.name or checked.graph.flow, "deployment")
         tags = tuple(dict.fromkeys(checked_tag(tag) for tag in order.tags))
+        options = RunOptions(parameters=order.parameters, from_text=True)
+        # Before there is a store: a mistyped parameter leaves none behind.
+        resolved = resolve_parameters(flow, session, options, leave_required=True)
         store = session.open_store(create=True)
         values = session.values(store)
-        options = RunOptions(parameters=order.parameters, from_text=True)
-        frozen = freeze(checked, session, options, values, leave_required=True)
+        frozen = freeze(checked, session, options, values, resolved)
         if frozen.code.package is None:
             raise UsageError(f"{checked.graph.flow} lies in no file, so it cannot be deployed", hint="put it into one")
         texts = _frozen_texts(flow, frozen.parameters, values)
@@ -224,8 +226,19 @@ class Deployments:
         store.objects.delete(_key(target, name, _ACTIVE))
 
     def blueprint(self, version: Version) -> Blueprint:
-        """Return the frozen flow of a version."""
-        return read_blueprint(self._store(), version.blueprint)
+        """Return the frozen flow of a version; StoreUntrusted where that is to be signed and is not."""
+        store = self._store()
+        if store.signer is not None:
+            key = _version_key(version.request)
+            content = without_checksum(key, store.objects.read(key), store.url)
+            # The version may have come from another object, and only say that it is this one.
+            if not store.signer.accepts_text(content, key) or wire.loads(Version, content) != version:
+                raise StoreUntrusted(
+                    f"version {version.request.version} of {version.request.name} in {store.url} is not signed with the"
+                    " key of storage.signing_key, so its code is not run",
+                    hint="whoever deployed it had no key, or another one: deploy the flow again",
+                )
+        return read_blueprint(store, version.blueprint)
 
     def missing_plugins(self, version: Version) -> tuple[list[PluginId], list[PluginId]]:
         """Return the plugins of a version that are not in force here, and those that are but in another version."""
@@ -240,7 +253,10 @@ class Deployments:
             numbers = self._numbers(store, target, name)
             version = make(numbers[-1] + 1 if numbers else 1)
             key = _version_key(version.request)
-            if store.objects.create(key, with_checksum(key, wire.dumps(version)), sync=True):
+            content = wire.dumps(version)
+            if store.signer is not None:
+                content = store.signer.sign_text(content, key)
+            if store.objects.create(key, with_checksum(key, content), sync=True):
                 return version
         raise UsageError(f"deployment {name}: no free version number", hint="others are deploying it at this moment")
 

@@ -131,6 +131,8 @@ class RunResult:
         One line on the reason of a failure.
     failures : tuple of TaskFailure
         Every task that failed for good.
+    signal : int
+        The number of the signal that asked the run to end; 0 where none did.
     """
 
     flow: str
@@ -138,6 +140,7 @@ class RunResult:
     status: Literal["succeeded", "failed", "cancelled"]
     message: str = ""
     failures: tuple[TaskFailure, ...] = ()
+    signal: int = 0
 
 
 def run_flow(flow: type[Any], session: Session, options: RunOptions, progress: Progress) -> RunResult:
@@ -187,37 +190,47 @@ def run_flow(flow: type[Any], session: Session, options: RunOptions, progress: P
         # reached is told before anything is written.
         launchers = stack.enter_context(Launchers(session.hooks, session.settings, Inbox()))
         launchers.open(step.plan.launcher or session.settings["run.launcher"] for step in checked.steps)
+        # Before there is a store: a mistyped parameter leaves none behind.
+        resolved = resolve_parameters(flow, session, options)
         store = session.open_store(create=True)
+        if options.origin is not None:
+            store.require_signed(options.origin)
         options = _taken_over(options, store)
-        frozen = freeze(checked, session, options, session.values(store))
+        frozen = freeze(checked, session, options, session.values(store), resolved)
         prepared = prepare_steps(checked, session, known=options.locks)
-        writer = begin_run(checked, session, options, store, frozen)
-        run = writer.began.run
-        with ExitStack() as begun:
-            begun.callback(writer.close)
-            # They end when the run has, or when its writer has let go of it.
-            stack.enter_context(observers(session, run, store.url))
-            stack.push(begun.pop_all())
-        if options.run_id_file is not None:
-            write_run_id_file(options.run_id_file, run.run_id)
-        progress.run_started(run, checked.graph, store.url)
-        writer.write(prepared.records, sync=False)
-        for note in prepared.notes:
-            writer.write([Note("environment", note, time.time())], sync=False)
-            progress.note(note)
-        driver = Driver(
-            graph=checked.graph,
-            setup=run_setup(session, run, frozen, store.url),
-            steps=prepared.steps,
-            writer=writer,
-            launchers=launchers,
-            max_workers=session.settings["run.max_workers"],
-            progress=progress,
-            reuse=Reuse(options.origin, options.resume_from),
-        )
-        with _signals_to(launchers.inbox.signalled):
-            ending = driver.run()
-    return RunResult(run.flow, run.run_id, ending.status, ending.message, ending.failures)
+        with _signals_to(launchers.inbox.signalled) as signals:
+            writer = begin_run(checked, session, options, store, frozen)
+            run = writer.began.run
+            with ExitStack() as begun:
+                begun.callback(writer.close)
+                # They end when the run has, or when its writer has let go of it.
+                stack.enter_context(observers(session, run, store.url))
+                stack.push(begun.pop_all())
+            if options.run_id_file is not None:
+                write_run_id_file(options.run_id_file, run.run_id)
+            progress.run_started(run, checked.graph, store.url)
+            writer.write(prepared.records, sync=False)
+            for note in prepared.notes:
+                writer.write([Note("environment", note, time.time())], sync=False)
+                progress.note(note)
+            driver = Driver(
+                graph=checked.graph,
+                setup=run_setup(session, run, frozen, store.url),
+                steps=prepared.steps,
+                writer=writer,
+                launchers=launchers,
+                max_workers=session.settings["run.max_workers"],
+                progress=progress,
+                reuse=Reuse(options.origin, options.resume_from),
+            )
+            try:
+                ending = driver.run()
+            except BaseException:
+                # First of all: of a driver that may commit nothing more, nobody is to go on working.
+                launchers.close()
+                raise
+    number = signals[0] if signals else 0
+    return RunResult(run.flow, run.run_id, ending.status, ending.message, ending.failures, number)
 
 
 def _taken_over(options: RunOptions, store: Store) -> RunOptions:
@@ -256,21 +269,19 @@ class Frozen:
     code: CodeRef
 
 
-def freeze(
-    checked: CheckedFlow, session: Session, options: RunOptions, values: Values, *, leave_required: bool = False
-) -> Frozen:
-    """Resolve parameters, and store them with the constants and the code.
+def resolve_parameters(
+    flow: type[Any], session: Session, options: RunOptions, *, leave_required: bool = False
+) -> Mapping[str, object] | None:
+    """Return the values of a run's parameters by attribute name; None for a run that takes over another's.
 
     Parameters
     ----------
-    checked : CheckedFlow
-        The planned flow.
+    flow : type
+        The flow.
     session : Session
         The project.
     options : RunOptions
-        The parameters, and the code where it was frozen before.
-    values : Values
-        Where to store.
+        What is given.
     leave_required : bool
         Whether required parameters that are not given are left out rather than refused.
 
@@ -279,17 +290,48 @@ def freeze(
     ParameterError
         Where a parameter is missing or refused.
     """
-    flow = checked.flow
     if options.origin is not None:
+        return None
+    return resolve(
+        flow,
+        options.parameters,
+        from_text=options.from_text,
+        user_name=session.username,
+        leave_required=leave_required,
+    )
+
+
+def freeze(
+    checked: CheckedFlow,
+    session: Session,
+    options: RunOptions,
+    values: Values,
+    resolved: Mapping[str, object] | None,
+) -> Frozen:
+    """Store parameters, the constants and the code.
+
+    Parameters
+    ----------
+    checked : CheckedFlow
+        The planned flow.
+    session : Session
+        The project.
+    options : RunOptions
+        The run that is resumed, and the code where it was frozen before.
+    values : Values
+        Where to store.
+    resolved : mapping of str to object, or None
+        What `resolve_parameters` returned.
+
+    Raises
+    ------
+    ParameterError
+        Where the run that is resumed cannot give its parameters.
+    """
+    flow = checked.flow
+    if resolved is None:
         refs, texts = _origin_parameters(flow, options)
     else:
-        resolved = resolve(
-            flow,
-            options.parameters,
-            from_text=options.from_text,
-            user_name=session.username,
-            leave_required=leave_required,
-        )
         refs = {name: _stored(flow, name, value, values) for name, value in resolved.items()}
         texts = {name: to_text(value) for name, value in resolved.items()}
     for name, value in class_constants(flow).items():
@@ -398,17 +440,20 @@ def run_setup(session: Session, run: RunContext, frozen: Frozen, store_url: str)
 
 
 @contextmanager
-def _signals_to(handle: Callable[[int], None]) -> Iterator[None]:
-    """Hand SIGINT and SIGTERM to the driver, where this thread may."""
+def _signals_to(handle: Callable[[int], None]) -> Iterator[list[int]]:
+    """Hand SIGINT and SIGTERM to the driver, where this thread may; yield the list of those that came."""
+    came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield came
         return
-    before = {
-        number: signal.signal(number, lambda number, _frame: handle(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+
+    def note(number: int, _frame: object) -> None:
+        came.append(number)
+        handle(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -57,3 +57,11 @@ def test_a_run_that_is_gone(new_project: Project, runner: Runner) -> None:
         shutil.rmtree(new_project.root / ".mlp/flows/Flow")
         with pytest.raises(NotFound, match="there is no run"):
             done.run  # noqa: B018 # as above
+
+
+@pytest.mark.parametrize("given", [{}, {"size": "large"}])
+def test_a_refused_parameter_leaves_no_store(new_project: Project, runner: Runner, given: dict[str, str]) -> None:
+    """A parameter that is missing or refused is told before a store is made."""
+    with runner:
+        assert runner.run(**given).returncode == 2
+    assert not (new_project.root / ".mlp").exists()

@@ -14,7 +14,7 @@ from mlp_core.loading import load_flow
 from mlp_core.orchestrated import OpenRun, Position
 from mlp_core.runner import RunOptions, check_flow
 from mlp_core.runner.blueprint import draw_blueprint, flow_plan, store_blueprint
-from mlp_core.runner.run import freeze
+from mlp_core.runner.run import freeze, resolve_parameters
 from mlp_core.session import Session
 from mlp_core.store import layout
 from mlp_core.store.records import AttemptFinished
@@ -83,7 +83,9 @@ def write_plan(project: Path) -> tuple[Session, Path]:
     flow = load_flow(project / "squares.py")
     checked = check_flow(flow, session)
     store = session.open_store(create=True)
-    frozen = freeze(checked, session, RunOptions(), session.values(store))
+    frozen = freeze(
+        checked, session, RunOptions(), session.values(store), resolve_parameters(flow, session, RunOptions())
+    )
     constants = {name: ref for name, ref in frozen.parameters.items() if name not in frozen.texts}
     blueprint = draw_blueprint(checked, session, frozen.code, constants=constants, parameters={})
     plan = flow_plan(checked, store_blueprint(store, blueprint), store.url)
