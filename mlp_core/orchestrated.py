@@ -297,8 +297,9 @@ def _attempt(position: Position, task: ReadyTask, number: int, caught: Failure |
     sink = _Collecting(plan.timeout_seconds, GRACE_SECONDS if plan.grace_seconds is None else plan.grace_seconds)
     run_worker(request.command, wire.dumps(request.step), request.id, sink)
     outcome = sink.outcome
+    log_digest = ""
     if sink.chunks:
-        store.add_log_segment(run.flow, run.run_id, layout.log_segment(task.key, number), sink.chunks)
+        log_digest = store.add_log_segment(run.flow, run.run_id, layout.log_segment(task.key, number), sink.chunks)
     failed = outcome.status == "failed"
     record = AttemptFinished(
         task.key,
@@ -308,6 +309,7 @@ def _attempt(position: Position, task: ReadyTask, number: int, caught: Failure |
         parents=task.parents,
         frames=tuple(ForeachFrame(f.step, f.variable, f.index, f.count) for f in task.frames),
         time=time.time(),
+        log_digest=log_digest,
     )
     name = layout.task_segment(task.key, number if failed else None)
     if store.add_segment(run.flow, run.run_id, name, record) or failed:

@@ -154,6 +154,8 @@ class AttemptFinished:
         The open foreach around it, without inline items.
     time : float
         When.
+    log_digest : str
+        The hash of the segment with the attempt's log, where no driver of ours keeps it; empty where there is none.
     """
 
     key: TaskKey
@@ -163,6 +165,7 @@ class AttemptFinished:
     parents: tuple[TaskKey, ...] = ()
     frames: tuple[ForeachFrame, ...] = ()
     time: float = 0
+    log_digest: str = ""
 
 
 @attrs.frozen
@@ -294,6 +297,10 @@ class RunSealed:
         The journal's length in bytes.
     digest : str
         The hash of the journal.
+    logs_size : int
+        How many bytes the driver's log had.
+    logs_digest : str
+        The hash of those; empty where it was not taken.
     """
 
     run: RunContext
@@ -302,6 +309,8 @@ class RunSealed:
     has_driver: bool
     size: int
     digest: str
+    logs_size: int = 0
+    logs_digest: str = ""
 
     @property
     def time(self) -> float:
@@ -340,9 +349,20 @@ KINDS: Final[Mapping[str, type[Record]]] = {
 """The kinds of records by name."""
 
 
-def encode_line(record: Record, number: int) -> bytes:
-    """Return a record as a line of a journal, with its newline."""
-    text = b'{"n":%d,"kind":"%s","data":%s}' % (number, type(record).__name__.encode(), wire.dumps(record))
+def encode_line(record: Record, number: int, place: str = "") -> bytes:
+    """Return a record as a line of a journal, with its newline.
+
+    Parameters
+    ----------
+    record : Record
+        The record.
+    number : int
+        Its number.
+    place : str
+        The key of the object that holds this record alone, so that it does not pass for another such object.
+    """
+    at = b'"at":%s,' % json.dumps(place).encode() if place else b""
+    text = b'{"n":%d,%s"kind":"%s","data":%s}' % (number, at, type(record).__name__.encode(), wire.dumps(record))
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+from typing import TYPE_CHECKING, Final
 
 from mlp_core.errors import StoreError
 from mlp_core.store import layout
-from mlp_core.store.content import sha256
-from mlp_core.store.growing import GrowingWriter, read_growing
+from mlp_core.store.content import digest_text, sha256
+from mlp_core.store.growing import GrowingReader, GrowingWriter, read_growing
 from mlp_core.store.records import RunSealed, decode_line, encode_line
 
 if TYPE_CHECKING:
     from mlp_core.store.records import RunBegan, RunEnded
     from mlp_hookspecs.handles import AppendFile, ObjectStore
 
+_PIECE: Final = 2**20
 
-def seal_run(objects: ObjectStore, began: RunBegan, ended: RunEnded, file: AppendFile) -> bool:
+
+def seal_run(objects: ObjectStore, began: RunBegan, ended: RunEnded, file: AppendFile | None) -> bool:
     """Make one object of a run's journal, and one of what it amounts to; tell whether that could be done.
 
     Readers can do without, so that nothing is lost where it was not done.
@@ -26,11 +29,24 @@ def seal_run(objects: ObjectStore, began: RunBegan, ended: RunEnded, file: Appen
         if isinstance(file, GrowingWriter) and not file.seal():
             return False
         journal = read_growing(objects, key)
-        sealed = RunSealed(run, began.time, ended, began.has_driver, len(journal), sha256(journal))
-        objects.create(layout.seal(run.flow, run.run_id), encode_line(sealed, 0), sync=False)
+        logs_size, logs_digest = hash_logs(objects, layout.logs(run.flow, run.run_id))
+        sealed = RunSealed(
+            run, began.time, ended, began.has_driver, len(journal), sha256(journal), logs_size, logs_digest
+        )
+        key = layout.seal(run.flow, run.run_id)
+        objects.create(key, encode_line(sealed, 0, key), sync=False)
     except (StoreError, FileNotFoundError):
         return False
     return True
+
+
+def hash_logs(objects: ObjectStore, key: str, size: int | None = None) -> tuple[int, str]:
+    """Return size and digest of a log, or of its beginning; memory does not grow with it."""
+    reader, hasher = GrowingReader(objects, key), hashlib.sha256()
+    end = reader.size() if size is None else min(size, reader.size())
+    for start in range(0, end, _PIECE):
+        hasher.update(reader.read(start, min(end, start + _PIECE)))
+    return end, digest_text(hasher)
 
 
 def read_seal(objects: ObjectStore, flow: str, run_id: str) -> RunSealed | None:

@@ -23,6 +23,7 @@ from mlp_core.errors import (
 from mlp_core.store import layout
 from mlp_core.store.blobs import DEFAULT_INLINE_BYTES, Blobs
 from mlp_core.store.cache import DEFAULT_CACHE_BYTES
+from mlp_core.store.content import sha256
 from mlp_core.store.faults import GuardedObjects
 from mlp_core.store.growing import GrowingReader, GrowingWriter, can_append, open_growing
 from mlp_core.store.journal import JournalWriter, parse_journal, read_journal
@@ -249,12 +250,16 @@ class Store:
         """
         if not self._exists(flow, run_id):
             raise _no_run(flow, run_id, self.url)
-        return self.objects.create(layout.segment(flow, run_id, name), encode_line(record, 0), sync=True)
+        key = layout.segment(flow, run_id, name)
+        return self.objects.create(key, encode_line(record, 0, key), sync=True)
 
-    def add_log_segment(self, flow: str, run_id: str, name: str, chunks: Sequence[LogChunk]) -> bool:
-        """Add the output of an attempt that no driver of ours started; return whether the name was free."""
-        content = b"".join(encode_frame(chunk) for chunk in chunks)
-        return self.objects.create(layout.segment(flow, run_id, name), content, sync=True)
+    def add_log_segment(self, flow: str, run_id: str, name: str, chunks: Sequence[LogChunk]) -> str:
+        """Add the output of an attempt that no driver of ours started; return the hash of what lies there now.
+
+        That is another's where the name was not free.
+        """
+        key, content = layout.segment(flow, run_id, name), b"".join(encode_frame(chunk) for chunk in chunks)
+        return sha256(content if self.objects.create(key, content, sync=True) else self.objects.read(key))
 
     def _exists(self, flow: str, run_id: str) -> bool:
         """Tell whether there is such a run."""
