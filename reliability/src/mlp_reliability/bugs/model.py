@@ -111,6 +111,37 @@ def _keep_torn_tails(module: Any) -> None:
     module._parse = lambda *args: attrs.evolve(parse(*args), torn=False)
 
 
+def _overwrite_on_create(module: ModuleType) -> None:
+    module.Filesystem.put_new = module.Filesystem.put
+
+
+def _take_lost_answers_for_others(module: Any) -> None:
+    create = module.FsspecStore.create
+
+    def create_or_lose(self: Any, key: str, data: bytes, *, sync: bool) -> bool:
+        def put_new(path: str, content: bytes) -> None:
+            try:
+                files.put_new(path, content)
+            except Exception as error:
+                conflicts.append(module.failures.is_conflict(error))
+                raise
+
+        files = self._here.files
+        conflicts: list[bool] = []
+        self._here._files = type("Files", (), {"__getattr__": lambda _, n: getattr(files, n), "put_new": None})()
+        self._here._files.put_new = put_new
+        try:
+            return bool(create(self, key, data, sync=sync)) and not any(conflicts)
+        finally:
+            self._here._files = files
+
+    module.FsspecStore.create = create_or_lose
+
+
+def _give_up_at_once(module: Any) -> None:
+    module.is_transient = lambda _: False
+
+
 BUGS: Final[tuple[Planted, ...]] = (
     Planted(
         "commit-without-sync",
@@ -207,5 +238,29 @@ BUGS: Final[tuple[Planted, ...]] = (
         "mlp_core.store.journal",
         _keep_torn_tails,
         300,
+    ),
+    Planted(
+        "create-overwrites",
+        "bucket",
+        "creation if absent takes the place of what is there",
+        "mlp_core.builtin.fsspec_store.filesystems",
+        _overwrite_on_create,
+        200,
+    ),
+    Planted(
+        "lost-answer-misread",
+        "bucket",
+        "a creation whose answer was lost counts as somebody else's",
+        "mlp_core.builtin.fsspec_store.store",
+        _take_lost_answers_for_others,
+        300,
+    ),
+    Planted(
+        "no-second-attempt",
+        "bucket",
+        "a request that failed is not made again",
+        "mlp_core.builtin.fsspec_store.failures",
+        _give_up_at_once,
+        100,
     ),
 )
