@@ -20,6 +20,7 @@
     │   ├── StoreFull           1   no room left
     │   ├── StoreFormatError    2   made by a version that this one does not know
     │   ├── StoreFenced         1   the run was taken over, or its driver was away for too long
+    │   ├── StoreUntrusted      1   content that is to be signed, and is not
     │   └── StoreDamaged        1   content that does not match its recorded hash or number
     ├── RunLocked               2   another driver owns the run
     └── RunFailed               1   a run whose tasks failed
@@ -160,6 +161,10 @@ class StoreFormatError(StoreError):
 
 class StoreFenced(StoreError):  # noqa: N818 # as above
     """The run was taken over by another process, or its driver was away for too long: nothing more is committed."""
+
+
+class StoreUntrusted(StoreError):
+    """Content that might run code, from records that are to be signed and are not."""
 
 
 class StoreDamaged(StoreError):  # noqa: N818 # as above

@@ -36,6 +36,7 @@ from mlp_core.store.journal import read_journal
 from mlp_core.store.logs import LogChunk
 from mlp_core.store.records import AttemptFinished, RunBegan, RunEnded
 from mlp_core.store.segments import read_segments
+from mlp_core.store.signing import Signatures
 from mlp_core.store.state import RunState
 from mlp_core.unpack import code_folder
 from mlp_hookspecs import Failure, ForeachFrame, RunContext, StepOutcome, TaskInput, TaskKey, wire
@@ -174,23 +175,32 @@ class OpenRun:
     @classmethod
     def read(cls, store: Store, flow: str, run_id: str) -> OpenRun:
         """Open a run; NotFound where there is none."""
+        key = layout.journal(flow, run_id)
+        signatures = Signatures(store.signer)
         try:
-            records = read_journal(store.objects, layout.journal(flow, run_id)).records
+            records = read_journal(store.objects, key, check=signatures.watch(key)).records
         except FileNotFoundError:
             records = ()
         began = records[0][1] if records else None
         if not isinstance(began, RunBegan):
             return cls(store, store.run(flow, run_id).began)  # or the error that says what is wrong
-        return cls(store, began)
+        opened = cls(store, began)
+        opened.state.is_signed = signatures.are_good
+        store.require_signed(opened.state)
+        return opened
 
     def outcome(self, key: TaskKey) -> StepOutcome | None:
         """Return how a task succeeded, or was caught; None where it has not."""
         if key not in self.state.tasks:
             run = self.state.context
+            signatures = Signatures(self.store.signer)
+            wanted = [layout.task_segment(key)]
             try:
-                records = read_segments(self.store.objects, run.flow, run.run_id, [layout.task_segment(key)])
+                records = read_segments(self.store.objects, run.flow, run.run_id, wanted, signatures=signatures)
             except FileNotFoundError:
                 return None
+            self.state.is_signed = signatures.are_good
+            self.store.require_signed(self.state)
             for record in records:
                 self.state.apply(record)
         known = self.state.tasks.get(key)  # none where only a newer version knows the kind of the record

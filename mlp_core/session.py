@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from mlp_core.store.signing import Signer
     from mlp_hookspecs.handles import ObjectStore
 
 
@@ -94,11 +95,22 @@ class Session:
         StoreError
             Where it cannot be opened or has an unknown format.
         """
-        return self._store if create or "_store" in self.__dict__ else Store.open(self._objects, create=False)
+        if create or "_store" in self.__dict__:
+            return self._store
+        return Store.open(self._objects, create=False, signer=self._signer)
 
     @functools.cached_property
     def _store(self) -> Store:
-        return Store.open(self._objects, create=True)
+        return Store.open(self._objects, create=True, signer=self._signer)
+
+    @functools.cached_property
+    def _signer(self) -> Signer | None:
+        reference = self.settings["storage.signing_key"]
+        if reference is None:
+            return None
+        from mlp_core.store.signing import signer_for
+
+        return signer_for(reference)
 
     @functools.cached_property
     def _objects(self) -> ObjectStore:

@@ -33,6 +33,7 @@ CORE_SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("storage.cache_bytes", "int", 10 * 2**30, "How much of stores elsewhere is kept on this host; 0 for none."),
     Setting("storage.pickle", "str", "allow", "Whether pickled artifacts are loaded: allow, listed or refuse."),
     Setting("storage.pickle_allowed", "list", (), "Classes and functions, or packages, that listed pickles may name."),
+    Setting("storage.signing_key", "str", None, "The key that signs runs and is asked for: env:NAME or file:PATH."),
     Setting("run.max_workers", "int", None, "Tasks at once; by default as many as the machine's cores allow."),
     Setting("run.max_num_splits", "int", 10_000, "The largest number of items that a foreach may have."),
     Setting("run.launcher", "str", "local", "The launcher of steps that name none."),

@@ -148,6 +148,10 @@ class Values:
         except (ArtifactError, pickle.UnpicklingError) as error:
             raise _cannot_load(ref, name, error) from error
 
+    def runs_code(self, ref: ArtifactRef) -> bool:
+        """Tell whether loading a value may run what its content names, as unpickling does."""
+        return ref.format != "bytes" and self._hooks.runs_code(ref.format)
+
     def sync(self) -> None:
         """Return when all that was stored survives a power cut."""
         self._blobs.sync()

@@ -211,6 +211,8 @@ class RunHandle:
     def _load(self, ref: ArtifactRef, name: str) -> Any:
         """Return a value; raises also what its format raises."""
         values = self.client.values
+        if values.runs_code(ref):
+            self.client.store.require_signed(self.state)
         try:
             return values.get(ref, name)
         except ModuleNotFoundError as missing:

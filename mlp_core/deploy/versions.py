@@ -16,7 +16,7 @@ import attrs
 
 from mlp_core.deploy.records import Active, Order, Version
 from mlp_core.deploy.targets import opened_target
-from mlp_core.errors import NotFound, StoreDamaged, UsageError
+from mlp_core.errors import NotFound, StoreDamaged, StoreUntrusted, UsageError
 from mlp_core.names import closest, label, shown
 from mlp_core.names import tag as checked_tag
 from mlp_core.parameters import parameters_of, to_text

@@ -196,6 +196,8 @@ def run_flow(flow: type[Any], session: Session, options: RunOptions, progress: P
         if options.origin is not None:
             store.require_signed(options.origin)
         options = _taken_over(options, store)
+        if options.origin is not None:
+            store.require_signed(options.origin)
         frozen = freeze(checked, session, options, session.values(store), resolved)
         prepared = prepare_steps(checked, session, known=options.locks)
         with _signals_to(launchers.inbox.signalled) as signals:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 
@@ -18,9 +18,12 @@ from mlp_core.store.growing import read_growing
 from mlp_core.store.records import Record, decode_line, encode_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from mlp_hookspecs.handles import AppendFile, ObjectStore
+
+LineCheck: TypeAlias = "Callable[[bytes, Record | None], None]"
+"""Is told of each line that is read."""
 
 _UNFINISHED: Final = b" ~ unfinished"
 """What is put behind an unfinished line, so that it can never pass for a record."""
@@ -48,7 +51,9 @@ class JournalRead:
     torn: bool
 
 
-def read_journal(objects: ObjectStore, key: str, offset: int = 0, expected: int = 0) -> JournalRead:
+def read_journal(
+    objects: ObjectStore, key: str, offset: int = 0, expected: int = 0, *, check: LineCheck | None = None
+) -> JournalRead:
     """Read a journal to its end.
 
     Parameters
@@ -61,6 +66,8 @@ def read_journal(objects: ObjectStore, key: str, offset: int = 0, expected: int 
         Where to begin: 0, or where an earlier read ended.
     expected : int
         The number of the record at the offset.
+    check : callable or None
+        Called with each line, without its newline, and its record.
 
     Returns
     -------
@@ -74,13 +81,16 @@ def read_journal(objects: ObjectStore, key: str, offset: int = 0, expected: int 
     StoreDamaged
         Where a record is not what was written; the message names journal and line.
     """
-    return parse_journal(read_growing(objects, key, offset), f"{key} in {objects.url}", offset, expected)
+    content = read_growing(objects, key, offset)
+    return parse_journal(content, f"{key} in {objects.url}", offset, expected, check=check)
 
 
-def parse_journal(content: bytes, place: str, offset: int = 0, expected: int = 0) -> JournalRead:
+def parse_journal(
+    content: bytes, place: str, offset: int = 0, expected: int = 0, *, check: LineCheck | None = None
+) -> JournalRead:
     """Return the records in a journal's content from an offset on; as `read_journal`."""
     with _without_collection():
-        return _parse(content, place, offset, expected)
+        return _parse(content, place, (offset, expected), check)
 
 
 @contextmanager
@@ -95,8 +105,9 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _parse(content: bytes, place: str, offset: int, expected: int) -> JournalRead:
-    """Return the records in a journal's content."""
+def _parse(content: bytes, place: str, begin: tuple[int, int], check: LineCheck | None) -> JournalRead:
+    """Return the records in a journal's content, which begins at an offset and a number."""
+    offset, expected = begin
     *lines, tail = content.split(b"\n")
     records: list[tuple[int, Record]] = []
     end = position = offset
@@ -108,6 +119,8 @@ def _parse(content: bytes, place: str, offset: int, expected: int) -> JournalRea
         if decoded is None or decoded[0] != expected:
             raise _damaged(place, expected, end)
         number, record = decoded
+        if check is not None:
+            check(line, record)
         if record is not None:
             records.append((number, record))
         expected += 1
@@ -137,10 +150,20 @@ class JournalWriter:
         The number of the next record.
     torn : bool
         Whether the journal ends in an unfinished line.
+    sign : callable or None
+        Returns each line as it is to be written.
     """
 
-    def __init__(self, file: AppendFile, number: int = 0, *, torn: bool = False) -> None:
+    def __init__(
+        self,
+        file: AppendFile,
+        number: int = 0,
+        *,
+        torn: bool = False,
+        sign: Callable[[bytes], bytes] | None = None,
+    ) -> None:
         """Make the writer."""
+        self._sign = sign
         self._file = file
         self._number = number
         self._torn = torn
@@ -163,6 +186,8 @@ class JournalWriter:
         if self._failed:
             raise StoreError("an earlier write to the journal failed, so nothing more is written to it")
         lines = [encode_line(record, number) for number, record in enumerate(records, self._number)]
+        if self._sign is not None:
+            lines = [self._sign(line) for line in lines]
         if self._torn:
             lines.insert(0, _UNFINISHED + b"\n")
         self._failed = True

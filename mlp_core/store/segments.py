@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from mlp_core.store.records import Record
+    from mlp_core.store.signing import Signatures
     from mlp_hookspecs.handles import ObjectStore
 
 
@@ -21,7 +22,14 @@ def segment_names(objects: ObjectStore, flow: str, run_id: str) -> list[str]:
     return [name for name in found if not name.startswith(layout.LOG_SEGMENT)]
 
 
-def read_segments(objects: ObjectStore, flow: str, run_id: str, names: Collection[str] | None = None) -> list[Record]:
+def read_segments(
+    objects: ObjectStore,
+    flow: str,
+    run_id: str,
+    names: Collection[str] | None = None,
+    *,
+    signatures: Signatures | None = None,
+) -> list[Record]:
     """Return the records of segments, in the order of their times; kinds that only a newer version knows are left out.
 
     Parameters
@@ -32,6 +40,8 @@ def read_segments(objects: ObjectStore, flow: str, run_id: str, names: Collectio
         The run.
     names : collection of str or None
         The segments; None for all.
+    signatures : Signatures or None
+        What watches whether they are signed.
 
     Raises
     ------
@@ -41,7 +51,8 @@ def read_segments(objects: ObjectStore, flow: str, run_id: str, names: Collectio
     found: list[Record] = []
     for name in segment_names(objects, flow, run_id) if names is None else names:
         key = layout.segment(flow, run_id, name)
-        read = parse_journal(objects.read(key), f"{key} in {objects.url}")
+        check = signatures.watch(key) if signatures is not None else None
+        read = parse_journal(objects.read(key), f"{key} in {objects.url}", check=check)
         if read.torn or read.expected != 1:
             raise StoreDamaged(f"the segment {key} in {objects.url} is damaged")
         found += [record for _, record in read.records]

@@ -124,6 +124,8 @@ class RunState:
         What observers did wrong.
     is_alive : bool
         As the parameter; a reader renews it.
+    is_signed : bool
+        Whether all records are signed that must be, where there is a key; a reader renews it.
     """
 
     def __init__(self, began: RunBegan, *, is_alive: bool = False) -> None:
@@ -135,6 +137,7 @@ class RunState:
         self.notes: list[Note] = []
         self.observer_failures: list[ObserverFailed] = []
         self.is_alive = is_alive
+        self.is_signed = True
         self._tag_changes: list[TagsChanged] = []
         self._nodes = {node.name: node for node in began.graph.steps}
         self._visible: dict[TaskKey, Mapping[str, ArtifactRef]] = {}

@@ -19,6 +19,7 @@ from mlp_core.errors import (
     StoreFenced,
     StoreFormatError,
     StoreUnavailable,
+    StoreUntrusted,
 )
 from mlp_core.store import layout
 from mlp_core.store.blobs import DEFAULT_INLINE_BYTES, Blobs
@@ -32,12 +33,14 @@ from mlp_core.store.logs import DEFAULT_LIMIT, FLUSH_BYTES, PART_BYTES, LogChunk
 from mlp_core.store.records import Record, RunBegan, RunEnded, encode_line
 from mlp_core.store.seal import read_seal, seal_run
 from mlp_core.store.segments import read_segments, segment_names
+from mlp_core.store.signing import Signatures
 from mlp_core.store.state import RunState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from mlp_core.store.index import RunQuery, RunSummary
+    from mlp_core.store.signing import Signer
     from mlp_hookspecs.handles import AppendFile, ObjectStore
 
 FORMAT_VERSION: Final = 1
@@ -55,14 +58,17 @@ class Store:
     ----------
     objects : ObjectStore
         Its objects; use `open`.
+    signer : Signer or None
+        What signs records, and tells whether those that are read are signed.
     """
 
-    def __init__(self, objects: ObjectStore) -> None:
+    def __init__(self, objects: ObjectStore, signer: Signer | None = None) -> None:
         """Wrap objects that were found to be a store."""
         self.objects = objects
+        self.signer = signer
 
     @classmethod
-    def open(cls, objects: ObjectStore, *, create: bool) -> Store:
+    def open(cls, objects: ObjectStore, *, create: bool, signer: Signer | None = None) -> Store:
         """Open a store.
 
         Parameters
@@ -71,6 +77,8 @@ class Store:
             The objects, as the store's plugin opened them.
         create : bool
             Whether to make the store where there is none.
+        signer : Signer or None
+            As in the class.
 
         Returns
         -------
@@ -98,7 +106,7 @@ class Store:
             guarded.create(layout.FORMAT, json.dumps({"format": FORMAT_VERSION}).encode() + b"\n", sync=True)
             content = guarded.read(layout.FORMAT)
         _check_format(content, guarded.url)
-        return cls(guarded)
+        return cls(guarded, signer)
 
     @property
     def url(self) -> str:
@@ -143,8 +151,10 @@ class Store:
                     continue
                 key = layout.journal(flow, run_id)
                 first = key if can_append(self.objects) else layout.part(key, 0, 0)
-                if self.objects.create(first, encode_line(began, 0), sync=True):
-                    return RunWriter(self.objects, began, stack.pop_all(), log_limit)
+                sign = _signing(self.signer, key)
+                line = encode_line(began, 0)
+                if self.objects.create(first, line if sign is None else sign(line), sync=True):
+                    return RunWriter(self.objects, began, stack.pop_all(), log_limit, sign)
         raise StoreError(f"no free run id for {_RUN_ID_TRIES} microseconds", hint="check the clock")
 
     def flows(self) -> Sequence[str]:
@@ -187,7 +197,22 @@ class Store:
 
     def follow(self, flow: str, run_id: str) -> RunReader:
         """Return a reader that can take up what is written later; raises as `run`."""
-        return RunReader(self.objects, flow, run_id)
+        return RunReader(self.objects, flow, run_id, self.signer)
+
+    def require_signed(self, state: RunState) -> None:
+        """Return where a run may be trusted with what it refers to.
+
+        Raises
+        ------
+        StoreUntrusted
+            Where records are to be signed, and some of the run's are not, or not with the key.
+        """
+        if not state.is_signed:
+            raise StoreUntrusted(
+                f"the run {state.context.flow}/{state.context.run_id} in {self.url} is not signed with the key of"
+                " storage.signing_key, so nothing that may run code is loaded from it",
+                hint="whoever wrote it had no key, or another one; where you trust them, read it without the setting",
+            )
 
     def fence(self, flow: str, run_id: str) -> RunState:
         """Put an end to a run whose driver is gone, so that it can commit nothing even where it comes back.
@@ -231,7 +256,8 @@ class Store:
         file = open_growing(self.objects, key, buffers=False)
         try:
             said = read_journal(self.objects, key)
-            JournalWriter(file, said.expected, torn=said.torn).write([ended], sync=True)
+            sign = _signing(self.signer, key)
+            JournalWriter(file, said.expected, torn=said.torn, sign=sign).write([ended], sync=True)
             seal_run(self.objects, state.began, ended, file)
         finally:
             file.close()
@@ -251,7 +277,8 @@ class Store:
         if not self._exists(flow, run_id):
             raise _no_run(flow, run_id, self.url)
         key = layout.segment(flow, run_id, name)
-        return self.objects.create(key, encode_line(record, 0, key), sync=True)
+        line, sign = encode_line(record, 0, key), _signing(self.signer, key)
+        return self.objects.create(key, line if sign is None else sign(line), sync=True)
 
     def add_log_segment(self, flow: str, run_id: str, name: str, chunks: Sequence[LogChunk]) -> str:
         """Add the output of an attempt that no driver of ours started; return the hash of what lies there now.
@@ -287,6 +314,8 @@ class RunWriter:
         What to release in the end: the run's lock.
     log_limit : int
         Bytes kept of each attempt's output.
+    sign : callable or None
+        Signs the journal's lines.
 
     Attributes
     ----------
@@ -294,15 +323,23 @@ class RunWriter:
         The first record.
     """
 
-    def __init__(self, objects: ObjectStore, began: RunBegan, resources: ExitStack, log_limit: int) -> None:
+    def __init__(
+        self,
+        objects: ObjectStore,
+        began: RunBegan,
+        resources: ExitStack,
+        log_limit: int,
+        sign: Callable[[bytes], bytes] | None = None,
+    ) -> None:
         """Take over a run that was just created."""
+        self._sign = sign
         self.began = began
         self._objects = objects
         self._log_limit = log_limit
         self._key = layout.journal(began.run.flow, began.run.run_id)
         self._resources = resources
         self._file = open_growing(objects, self._key, buffers=True)
-        self._journal = JournalWriter(self._file, 1)
+        self._journal = JournalWriter(self._file, 1, sign=sign)
         self._logs: LogWriter | None = None
         self._log_file: AppendFile | None = None
         self._failed = False
@@ -362,7 +399,7 @@ class RunWriter:
             self._file.close()
             self._file = open_growing(self._objects, self._key, buffers=True)
         said = read_journal(self._objects, self._key)
-        self._journal = JournalWriter(self._file, said.expected, torn=said.torn)
+        self._journal = JournalWriter(self._file, said.expected, torn=said.torn, sign=self._sign)
 
     def _seal(self, ended: RunEnded) -> bool:
         """Make the run cheap to read, and tell whether all of that could be done: readers can do without."""
@@ -416,6 +453,8 @@ class RunReader:
         The store.
     flow, run_id : str
         The run.
+    signer : Signer or None
+        What tells whether records are signed.
 
     Attributes
     ----------
@@ -423,9 +462,10 @@ class RunReader:
         The run as it stood at the last refresh.
     """
 
-    def __init__(self, objects: ObjectStore, flow: str, run_id: str) -> None:
+    def __init__(self, objects: ObjectStore, flow: str, run_id: str, signer: Signer | None = None) -> None:
         """Read the run; NotFound where there is none."""
         self._objects = objects
+        self._signatures = Signatures(signer)
         self._flow = flow
         self._run_id = run_id
         self._seen: set[str] = set()
@@ -465,7 +505,8 @@ class RunReader:
             content = None
         if content is None:
             raise _no_run(self._flow, self._run_id, self._objects.url)
-        read = parse_journal(content, f"{key} in {self._objects.url}", self._offset, self._expected)
+        check = self._signatures.watch(key)
+        read = parse_journal(content, f"{key} in {self._objects.url}", self._offset, self._expected, check=check)
         self._offset, self._expected = read.offset, read.expected
         return [record for _, record in read.records]
 
@@ -473,13 +514,19 @@ class RunReader:
         """Fold records in."""
         for record in records:
             self.state.apply(record)
+        self.state.is_signed = self._signatures.are_good
         self.state.is_alive = pulse.is_alive(self.state.began.lease_seconds)
 
     def _new_segments(self) -> list[Record]:
         """Return the records of segments that were not seen before."""
         new = [name for name in segment_names(self._objects, self._flow, self._run_id) if name not in self._seen]
         self._seen.update(new)
-        return read_segments(self._objects, self._flow, self._run_id, new)
+        return read_segments(self._objects, self._flow, self._run_id, new, signatures=self._signatures)
+
+
+def _signing(signer: Signer | None, key: str) -> Callable[[bytes], bytes] | None:
+    """Return what signs the lines of an object; None where nothing does."""
+    return None if signer is None else lambda line: signer.sign(line, key)
 
 
 def _check_format(content: bytes, url: str) -> None:
