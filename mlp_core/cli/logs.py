@@ -8,7 +8,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from mlp_core.cli.progress import LogLines
-from mlp_core.cli.text import put, safe_log
+from mlp_core.cli.report import warn
+from mlp_core.cli.text import put, safe_log, size
 from mlp_core.client import client_for
 from mlp_core.errors import UsageError
 from mlp_core.names import Pathspec
@@ -72,6 +73,9 @@ def _print(follower: Follower, printer: _Printer, streams: Sequence[str], *, fol
         if chunk.stream in streams:
             printer.show(chunk)
     printer.finish()
+    damaged = follower.damaged_bytes()
+    if damaged:
+        warn(f"{size(damaged)} of the log are damaged and were passed over\n  hint: mlp fsck tells what else is")
 
 
 class Follower:
@@ -124,6 +128,11 @@ class Follower:
                 if self._is_wanted(chunk.attempt_id):
                     self.count += 1
                     yield chunk
+
+    def damaged_bytes(self) -> int:
+        """Return how much of what was looked at is damaged; a tail that was never written to its end is not."""
+        gaps = (gap for reader, _ in self._readers.values() for gap in reader.gaps())
+        return sum(end - start for start, end, is_unfinished in gaps if not is_unfinished)
 
     def _is_wanted(self, attempt_id: str) -> bool:
         """Tell whether an attempt is asked for."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from mlp_core.cli.text import duration, moment, plural, put, put_json, safe_line, safe_text, size, table
+from mlp_core.cli.text import duration, moment, place, plural, put, put_json, safe_line, safe_text, size, table
 from mlp_core.client import client_for
 from mlp_core.names import Pathspec
 
@@ -97,6 +98,10 @@ def _show_run(run: RunHandle) -> None:
     for failed in state.observer_failures:
         put(f"note: observer {safe_line(str(failed.plugin))} failed: {safe_line(failed.message)}")
     _show_failures(run, state)
+    code = began.code
+    if state.status == "lost" and code is not None and code.root and code.file:
+        file = shlex.quote(place(str(Path(code.root, code.file))))
+        put(safe_line(f"its driver is gone; to go on from there: mlp resume {file} --origin-run-id {context.run_id}"))
     put(f"\nIts log: mlp logs {run.pathspec}    What it left: mlp artifacts {run.pathspec}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from mlp_hookspecs import Failure, FlowGraph, RunContext, StepNode, StepOutcome,
 if TYPE_CHECKING:
     import subprocess
 
-    from conftest import Project, Ran
+    from conftest import Processes, Project, Ran
 
 CLI = ("-m", "mlp_core.cli")
 
@@ -150,6 +151,51 @@ def test_logs_are_printed(project: Project, good: Ran) -> None:
     pieces = [json.loads(line) for line in say(project, "logs", f"{place(good)}/work", "--json").splitlines()]
     assert {piece["task"] for piece in pieces} == {"work/0", "work/1"}
     assert "".join(piece["text"] for piece in pieces if piece["task"] == "work/0") == "try 0 of a\n"
+
+
+def test_damaged_logs_are_told(new_project: Project) -> None:
+    """What of a log is damaged is passed over, and a warning says how much that is; the rest is printed."""
+    ran = new_project.run(FLOW)
+    log = new_project.root / ".mlp/flows" / place(ran) / "logs"
+    content = log.read_bytes()
+    log.write_bytes(content.replace(b"try 0 of a", b"lie 0 of a"))
+    done = new_project.command(*CLI, "logs", place(ran))
+    assert done.returncode == 0
+    assert "[start/0] out" in done.stdout
+    assert "of a" not in done.stdout
+    assert "of the log are damaged and were passed over" in done.stderr
+    assert "hint: mlp fsck" in done.stderr
+    log.write_bytes(content)
+    assert new_project.command(*CLI, "logs", place(ran)).stderr == ""
+
+
+def test_a_lost_run_says_how_to_go_on(new_project: Project, processes: Processes) -> None:
+    """Of a run whose driver was killed one line tells the command that resumes it, and the command does."""
+    code = """
+    class Flow(FlowSpec):
+        @step
+        def start(self):
+            self.next(self.end)
+
+        @step
+        def end(self):
+            if not os.path.exists("blocking"):
+                with open("blocking", "w") as file:
+                    file.write("now")
+                time.sleep(600)
+    """
+    file = new_project.write(code, "my flows/flow.py")
+    process = new_project.start(str(file), "run", mark=processes.mark)
+    processes.wait_for((new_project.root / "blocking").exists, "the last step")
+    process.kill()
+    process.communicate()
+    run_id = new_project.read().run_id
+    (line,) = [line for line in say(new_project, "show", f"Flow/{run_id}").splitlines() if "driver is gone" in line]
+    assert line == (f"its driver is gone; to go on from there: mlp resume 'my flows/flow.py' --origin-run-id {run_id}")
+    words = shlex.split(line.partition("there: mlp ")[2])
+    say(new_project, *words)
+    resumed = new_project.read()
+    assert (resumed.status, resumed.state.context.origin_run_id) == ("succeeded", run_id)
 
 
 def test_artifacts_are_listed_and_printed(project: Project, good: Ran) -> None:
