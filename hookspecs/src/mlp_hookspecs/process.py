@@ -6,7 +6,8 @@ The protocol, version 1:
   `wire.dumps` writes it, followed by the end of the file.
 - Its standard output and error are the task's log.
 - The environment variable ``MLP_WORKER_FD`` numbers a descriptor for messages to the launcher: one JSON object a line,
-  ``{"started": {"host": ..., "pid": ...}}`` first and ``{"outcome": {...}}`` last.
+  ``{"started": {"host": ..., "pid": ...}}`` first and ``{"outcome": {...}}`` last. By ``{"secrets": [...]}`` the worker
+  names texts that must not leave this host; it prints nothing more before the launcher has taken that in.
 - A process that ends without an outcome has failed; `failure_of_exit` says why.
 - A signal to end (SIGTERM) reaches the step as an exception; what the step leaves behind is killed when it has ended.
 - The worker ends with its launcher: on Linux by the parent-death signal, elsewhere when the variable
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 
 from mlp_hookspecs import wire
+from mlp_hookspecs.masking import MaskedStream, Masker
 from mlp_hookspecs.trees import (
     LIFELINE_FD,
     adopt_orphans,
@@ -90,6 +92,8 @@ class _Attempt:
     messages: bytearray = attrs.field(factory=bytearray)
     outcome: StepOutcome | None = None
     started: bool = False
+    secrets: list[str] = attrs.field(factory=list, repr=False)
+    masked: dict[str, MaskedStream] = attrs.field(factory=dict)
 
 
 class WorkerLoop:
@@ -263,8 +267,30 @@ class WorkerLoop:
         if pipe.stream == "messages":
             self._message(attempt, data)
         else:
-            self._sink.log(attempt.id, pipe.stream, data)
+            self._log(attempt, pipe.stream, data)
         return len(data)
+
+    def _log(self, attempt: _Attempt, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        """Pass on what an attempt printed, without its secrets."""
+        if attempt.secrets:
+            data = attempt.masked[stream].feed(data)
+        if data:
+            self._sink.log(attempt.id, stream, data)
+
+    def _log_what_was_held(self, attempt: _Attempt) -> None:
+        """Pass on what might have been the beginning of a secret."""
+        streams: tuple[Literal["stdout", "stderr"], ...] = ("stdout", "stderr")
+        for stream in streams:
+            data = attempt.masked[stream].rest() if attempt.secrets else b""
+            if data:
+                self._sink.log(attempt.id, stream, data)
+
+    def _hide(self, attempt: _Attempt, secrets: Sequence[object]) -> None:
+        """Keep texts out of what an attempt prints from now on."""
+        self._log_what_was_held(attempt)
+        attempt.secrets += [str(secret) for secret in secrets]
+        masker = Masker(attempt.secrets)
+        attempt.masked = {stream: MaskedStream(masker) for stream in ("stdout", "stderr")}
 
     def _message(self, attempt: _Attempt, data: bytes) -> None:
         """Take in a piece of the message stream."""
@@ -277,7 +303,7 @@ class WorkerLoop:
             try:
                 self._understand(attempt, json.loads(line))
             except Exception:  # noqa: BLE001 # code under test writes where it likes: what is no message is its output
-                self._sink.log(attempt.id, "stderr", line + b"\n")
+                self._log(attempt, "stderr", line + b"\n")
 
     def _understand(self, attempt: _Attempt, message: Any) -> None:
         """Act on one message; one of a kind that is not known here is passed over."""
@@ -289,6 +315,8 @@ class WorkerLoop:
             self._sink.started(attempt.id, host, pid)
         elif "heartbeat" in message:
             self._sink.heartbeat(attempt.id)
+        elif "secrets" in message:
+            self._hide(attempt, message["secrets"])
         elif "outcome" in message:
             attempt.outcome = wire.decode(StepOutcome, message["outcome"])
 
@@ -300,6 +328,7 @@ class WorkerLoop:
         try:
             for pipe in list(attempt.pipes):
                 self._read_what_is_left(pipe)
+            self._log_what_was_held(attempt)
         finally:
             self._drop(attempt)
             try:

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mlp_hookspecs import Failure
+from mlp_hookspecs.masking import MaskedStream, Masker
 
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from mlp_hookspecs import LaunchRequest, StepOutcome, StepRequest, WorkerCommand
     from mlp_hookspecs.handles import LaunchSink
@@ -166,6 +167,17 @@ class _Stream(io.TextIOBase):
         self._before = before
         self._thread = thread
         self._log = log
+        self._masked: MaskedStream | None = None
+
+    def hide(self, secrets: Sequence[str]) -> None:
+        """Keep texts out of what is passed on from now on."""
+        self._masked = MaskedStream(Masker(secrets))
+
+    def end(self) -> None:
+        """Pass on what might have been the beginning of a secret."""
+        rest = self._masked.rest() if self._masked is not None else b""
+        if rest:
+            self._log(rest)
 
     def writable(self) -> bool:
         """Tell that it can be written to."""
@@ -175,7 +187,11 @@ class _Stream(io.TextIOBase):
         """Write text."""
         if threading.current_thread() is not self._thread:
             return self._before.write(text)
-        self._log(text.encode(errors="backslashreplace"))
+        data = text.encode(errors="backslashreplace")
+        if self._masked is not None:
+            data = self._masked.feed(data)
+        if data:
+            self._log(data)
         return len(text)
 
     def flush(self) -> None:
@@ -208,8 +224,11 @@ def _streams(sink: LaunchSink, attempt_id: str, thread: threading.Thread) -> Ite
         return _Stream(getattr(sys, name), thread, lambda data: sink.log(attempt_id, name, data))
 
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = passing_on("stdout"), passing_on("stderr")
+    out, err = passing_on("stdout"), passing_on("stderr")
+    sys.stdout, sys.stderr = out, err
     try:
         yield
     finally:
         sys.stdout, sys.stderr = before
+        out.end()
+        err.end()
