@@ -141,9 +141,7 @@ class _Exporting:
         members = [Member("journal", sha256(copied.journal), len(copied.journal))]
         members += [Member("segment", sha256(each), len(each), name) for name, each in copied.segments.items()]
         members += [self._log_member("segment", name) for name in self._log_segments]
-        logs = GrowingReader(self._objects, layout.logs(self._flow, self._run_id))
-        if logs.size():
-            members.append(self._log_member("logs", ""))
+        members.append(self._log_member("logs", ""))
         members += [Member("blob", digest, size) for digest, size in copied.blobs.items()]
         return Manifest.of(self._flow, self._run_id, members)
 
@@ -154,7 +152,9 @@ class _Exporting:
         for piece in self._log(name):
             hasher.update(piece)
             size += len(piece)
-        return Member(kind, digest_text(hasher), size, name)
+        digest = digest_text(hasher)
+        self.copied.check_log(name, digest, size, self._objects.url)
+        return Member(kind, digest, size, name)
 
     def _log(self, name: str) -> Iterator[bytes]:
         """Iterate over the content of the driver's log, or of a segment that holds one."""
@@ -306,6 +306,13 @@ class Archive:
         missing = [digest for digest, size in blobs.items() if packed.get(digest) != size]
         if missing:
             raise refused(f"its run needs {missing[0]}, which is not in it")
+        try:
+            logs = {each.name: each for each in self.manifest.members if not each.holds_records and each.kind != "blob"}
+            copied.check_logs(logs, "the archive")
+            for name, member in logs.items():
+                copied.check_log(name, member.digest, member.size, "the archive")
+        except StoreDamaged as error:
+            raise refused(error.message) from error
         return copied
 
     def import_into(self, store: Store, told: Callable[[int], None] = lambda _: None) -> Imported:

@@ -148,8 +148,8 @@ class Manifest:
         """Raise UsageError where the contents are none that a run may have, or too large to be read back."""
         kinds = [each.kind for each in self.members]
         keys = {(each.kind, each.name or (each.kind == "blob" and each.digest)) for each in self.members}
-        if kinds.count("journal") != 1 or kinds.count("logs") > 1 or len(keys) < len(self.members):
-            raise UsageError("its manifest names a content twice, or no journal")
+        if kinds.count("journal") != 1 or kinds.count("logs") != 1 or len(keys) < len(self.members):
+            raise UsageError("its manifest names a content twice, or no journal or log")
         for each in self.members:
             if each.kind == "segment":
                 layout.segment(self.flow, self.run_id, each.name)
@@ -213,7 +213,7 @@ def padding(size: int) -> int:
 
 
 def write_manifest(file: IO[bytes], manifest: Manifest) -> None:
-    """Begin an archive. What is to vouch for the whole of it, such as a signature, has only to vouch for this."""
+    """Begin an archive: what vouches for the manifest vouches for all of it."""
     content = manifest.encode()
     file.write(member_header(MANIFEST, len(content)) + content + bytes(padding(len(content))))
 

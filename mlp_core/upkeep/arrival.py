@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import secrets
 import time
@@ -15,27 +16,30 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import attrs
 
-from mlp_core.errors import NotFound, StoreDamaged, UsageError
+from mlp_core.errors import NotFound, StoreDamaged, StoreError, UsageError
 from mlp_core.store import layout
 from mlp_core.store.blobs import Blobs
 from mlp_core.store.content import sha256
 from mlp_core.store.faults import translated
 from mlp_core.store.growing import read_growing
 from mlp_core.store.journal import parse_journal
-from mlp_core.store.records import Record, RunBegan, RunEnded, RunSealed, encode_line
-from mlp_core.store.seal import read_seal
+from mlp_core.store.records import AttemptFinished, Record, RunBegan, RunEnded, RunSealed, encode_line
+from mlp_core.store.seal import read_seal, seal_run
 from mlp_core.store.state import RunState
 from mlp_core.store.verified import VerifiedFiles
 from mlp_core.upkeep.references import digests_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
     from pathlib import Path
 
     from mlp_hookspecs.handles import ObjectStore
 
 Relation: TypeAlias = Literal["absent", "same", "behind", "ahead"]
 """How a store's own copy of a run stands to the one that arrives."""
+
+_CHECKSUM_BYTES: Final = 9
+"""How much stands before the JSON in a segment."""
 
 _NEW_SECONDS: Final = 3600
 """An older blob may be cleared away before the run that relies on it is there: where that costs nothing it is made new,
@@ -59,12 +63,15 @@ class Copied:
         What the journal says.
     segment_records : mapping of str to tuple of Record
         What the segments say, by name.
+    sealed : RunSealed or None
+        What the run amounts to, where that was read too.
     """
 
     journal: bytes
     segments: Mapping[str, bytes]
     records: tuple[Record, ...]
     segment_records: Mapping[str, tuple[Record, ...]]
+    sealed: RunSealed | None = None
 
     @classmethod
     def read(cls, objects: ObjectStore, flow: str, run_id: str) -> tuple[Copied, list[str]]:
@@ -96,7 +103,9 @@ class Copied:
         keys = {name: layout.segment(flow, run_id, name) for name in objects.children(layout.segments(flow, run_id))}
         logs = [name for name in keys if name.startswith(layout.LOG_SEGMENT)]
         segments = {name: objects.read(key) for name, key in keys.items() if not name.startswith(layout.LOG_SEGMENT)}
-        return cls.check(flow, run_id, journal, segments, objects.url), logs
+        copied = attrs.evolve(cls.check(flow, run_id, journal, segments, objects.url), sealed=sealed)
+        copied.check_logs(logs, objects.url)
+        return copied, logs
 
     @classmethod
     def check(cls, flow: str, run_id: str, journal: bytes, segments: Mapping[str, bytes], place: str) -> Copied:
@@ -126,7 +135,8 @@ class Copied:
             others: dict[str, tuple[Record, ...]] = {}
             for name, content in segments.items():
                 read = parse_journal(content, f"of segment {name} of {flow}/{run_id} in {place}")
-                if read.torn or read.expected != 1:
+                key = layout.segment(flow, run_id, name)
+                if read.torn or read.expected != 1 or _place(content) not in ("", key):
                     raise StoreDamaged(f"the segment {name} of {flow}/{run_id} in {place} is damaged")
                 others[name] = tuple(record for _, record in read.records)
             state = RunState(first)
@@ -146,6 +156,57 @@ class Copied:
     def blobs(self) -> dict[str, int]:
         """The blobs that the run needs: size by digest."""
         return digests_of(self.records) | self.blobs_of(self.segments)
+
+    @property
+    def name(self) -> str:
+        """The run, ``Flow/20260131-094500-123456``."""
+        began = self.records[0]
+        return f"{began.run.flow}/{began.run.run_id}" if isinstance(began, RunBegan) else ""
+
+    @property
+    def _log_digests(self) -> dict[str, str]:
+        """The hashes of the segments that hold logs, by name, as far as records tell them."""
+        return {
+            layout.log_segment(record.key, record.attempt): record.log_digest
+            for record in itertools.chain(self.records, *self.segment_records.values())
+            if isinstance(record, AttemptFinished) and record.log_digest
+        }
+
+    def check_logs(self, names: Collection[str], place: str) -> None:
+        """Raise StoreDamaged where one of the segments that hold logs is not among those that are there."""
+        for name in self._log_digests:
+            if name not in names:
+                raise StoreDamaged(f"the log {name} of {self.name} is missing from {place}", hint="see: mlp fsck")
+
+    def check_log(self, name: str, digest: str, size: int, place: str) -> None:
+        """Check a log by what the records say of it.
+
+        Parameters
+        ----------
+        name : str
+            The segment that holds it; empty for the driver's own.
+        digest : str
+            The hash of its content.
+        size : int
+            Its length.
+        place : str
+            Where it comes from, for the message.
+
+        Raises
+        ------
+        StoreDamaged
+            Where it is not what was written.
+        """
+        if name:
+            is_intact = self._log_digests.get(name, digest) == digest
+        elif self.sealed is None or not self.sealed.logs_digest:
+            is_intact = True
+        else:
+            # A longer one is not what was sealed, but holds it.
+            is_intact = size > self.sealed.logs_size or digest == self.sealed.logs_digest
+        if not is_intact:
+            what = f"log {name}" if name else "log"
+            raise StoreDamaged(f"the {what} of {self.name} in {place} is damaged", hint="see: mlp fsck")
 
     def blobs_of(self, segments: Iterable[str]) -> dict[str, int]:
         """Return the blobs that some of the segments refer to: size by digest."""
@@ -239,7 +300,7 @@ class Arrival:
     def add_blob(self, staged: Path, digest: str) -> None:
         """Take in a file whose content was found to have a digest."""
         key = layout.blob(digest)
-        self._objects.adopt(staged, key, sync=False)
+        self._adopt(staged, key)
         self._blob_keys.append(key)
         self._adopted.append(key)
 
@@ -253,7 +314,14 @@ class Arrival:
         for path in renewed:
             with translated(str(path), absence_passes=False):
                 os.utime(path)
-        self._objects.sync(sorted(set(self._blob_keys)))
+        try:
+            self._objects.sync(sorted(set(self._blob_keys)))
+        except StoreError:
+            # The system may report a failure only once: what was added has to be written anew.
+            for key in self._adopted:
+                with contextlib.suppress(StoreError):
+                    self._objects.delete(key)
+            raise
         adopted = [path for key in self._adopted if (path := self._objects.local_path(key)) is not None]
         for path in (*renewed, *adopted):
             self._verified.add(path)
@@ -272,8 +340,16 @@ class Arrival:
 
     def add_log(self, key: str, staged: Path) -> None:
         """Take in a log: that of the driver in the place of a shorter one, or a segment that holds one."""
-        self._objects.adopt(staged, key, sync=False)
+        self._adopt(staged, key)
         self._other_keys.append(key)
+
+    def _adopt(self, staged: Path, key: str) -> None:
+        """Move a file in, or remove it."""
+        try:
+            self._objects.adopt(staged, key, sync=False)
+        except BaseException:
+            staged.unlink(missing_ok=True)
+            raise
 
     def finish(self, copied: Copied, relation: Relation) -> None:
         """Make all else durable, and then the run visible, or as long as it is where it comes from.
@@ -305,8 +381,15 @@ class Arrival:
         try:
             self._objects.info(key)
         except FileNotFoundError:
-            sealed = RunSealed(began.run, began.time, ended, began.has_driver, len(journal), sha256(journal))
-            self._objects.create(key, encode_line(sealed, 0), sync=False)
+            if copied.sealed is not None:
+                self._objects.create(key, encode_line(copied.sealed, 0, key), sync=False)
+            else:
+                seal_run(self._objects, began, ended, None)
+
+
+def _place(segment: bytes) -> str:
+    """Return the key that a segment says it belongs under; empty where it says none, as earlier ones."""
+    return str(json.loads(segment[_CHECKSUM_BYTES:]).get("at", ""))
 
 
 def run_name(text: str) -> tuple[str, str]:

@@ -257,10 +257,8 @@ class _RunSync:
             self._add_segment(name, copied.segments[name])
         for name in logs:
             if name not in there:
-                self._copy_file(layout.segment(self._flow, self._run_id, name))
-        key = layout.logs(self._flow, self._run_id)
-        if GrowingReader(self._from, key).size() > GrowingReader(self._all.target, key).size():
-            self._copy_file(key)
+                self._copy_log(copied, name)
+        self._copy_log(copied, "")
         if is_new:
             self._count(size=len(copied.journal))
         if not self._dry_run:
@@ -325,13 +323,23 @@ class _RunSync:
             self._arrival.add_segment(name, content)
         self._count(size=len(content))
 
-    def _copy_file(self, key: str) -> None:
-        """Copy a log, in the place of a shorter one; what is added meanwhile is left for the next time."""
+    def _copy_log(self, copied: Copied, name: str) -> None:
+        """Copy a segment that holds a log, or, without a name, the driver's log where it is longer than there."""
+        key = layout.segment(self._flow, self._run_id, name) if name else layout.logs(self._flow, self._run_id)
         reader = GrowingReader(self._from, key)
         size = reader.size()
+        if not name and size <= GrowingReader(self._all.target, key).size():
+            if copied.sealed is not None and size < copied.sealed.logs_size:
+                copied.check_log(name, "", size, self._from.url)
+            return
         if not self._dry_run:
             staged = self._arrival.new_file()
-            write_hashed(self._log_pieces(reader, size), staged)
+            digest, _ = write_hashed(self._log_pieces(reader, size), staged)
+            try:
+                copied.check_log(name, digest, size, self._from.url)
+            except StoreDamaged:
+                staged.unlink()
+                raise
             self._arrival.add_log(key, staged)
         self._count(size=size)
 
