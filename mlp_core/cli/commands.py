@@ -58,6 +58,7 @@ COMMANDS: Final[tuple[tuple[str, tuple[Entry, ...]], ...]] = (
             Entry("sync", "mlp_core.cli.moving", "Copy runs from one store to another."),
             Entry("export", "mlp_core.cli.moving", "Pack a run into one file."),
             Entry("import", "mlp_core.cli.moving", "Unpack a run from a file."),
+            Entry("fsck", "mlp_core.cli.upkeep", "Check every byte of the store, and mend what can be mended."),
         ),
     ),
     ("Platform", (Entry("plugins", "mlp_core.cli.plugins", "Show the installed plugins and what they provide."),)),

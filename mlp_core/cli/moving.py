@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, TextIO
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from mlp_core.cli.listing import moment_of
-from mlp_core.cli.progress import Output
+from mlp_core.cli.meter import Meter
 from mlp_core.cli.report import show_error
 from mlp_core.cli.text import place, plural, put, put_json, size
 from mlp_core.client import client_for
@@ -29,7 +26,6 @@ if TYPE_CHECKING:
     from mlp_core.cli.dispatch import Call
     from mlp_hookspecs.handles import ObjectStore
 
-_PAUSE: Final = 0.1
 _SUMMARY: Final = {
     "copied": ("copied", "to copy"),
     "updated": ("updated", "to update"),
@@ -61,7 +57,7 @@ def sync_command(call: Call) -> int:
     source = Store.open(opened(args.source, call.session.hooks.open_store), create=False)
     runs = chosen_runs(source, named, flow=flow, since=moment_of(args.since, "--since"))
     target = _target(call, source.url, dry_run=args.dry_run)
-    meter = _Meter(sys.stderr)
+    meter = Meter(sys.stderr)
     done: list[RunSynced] = []
 
     def told(tally: Tally) -> None:
@@ -138,7 +134,7 @@ def export_command(call: Call) -> int:
     newest = client.Flow(spec.flow).latest_run if spec.run_id is None else None
     flow, run_id = run_name(newest.pathspec if newest is not None else str(spec))
     target = Path(call.args.file)
-    with _Meter(sys.stderr) as meter:
+    with Meter(sys.stderr) as meter:
         exported = export_run(client.store, flow, run_id, target, lambda written: meter.show(size(written)))
     if call.args.json:
         put_json({**attrs.asdict(exported), "file": str(target)})
@@ -156,7 +152,7 @@ def import_arguments(parser: Parser) -> None:
 
 def import_command(call: Call) -> int:
     """Unpack a run into the store."""
-    with Archive(Path(call.args.file)) as archive, _Meter(sys.stderr) as meter:
+    with Archive(Path(call.args.file)) as archive, Meter(sys.stderr) as meter:
         store = call.session.open_store(create=True)
         imported = archive.import_into(store, lambda read: meter.show(size(read)))
     if call.args.json:
@@ -171,43 +167,3 @@ def import_command(call: Call) -> int:
         case _:
             put(f"{imported.run} is in {place(store.url)} already")
     return 0
-
-
-class _Meter:
-    """A line in a terminal that tells how far something is; nothing where there is no terminal.
-
-    Parameters
-    ----------
-    stream : TextIO
-        Where the line goes.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        """Show nothing yet."""
-        self._output = Output(stream) if stream.isatty() and os.environ.get("TERM", "dumb") != "dumb" else None
-        self._guard = threading.Lock()
-        self._shown_at = 0.0
-        self._is_shown = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.clear()
-
-    def show(self, text: str) -> None:
-        """Show a text in the place of the last one, a few times a second; from any thread."""
-        now = time.monotonic()
-        with self._guard:
-            if self._output is None or now < self._shown_at + _PAUSE:
-                return
-            self._shown_at = now
-            self._is_shown = True
-            self._output.write(f"\r\x1b[K{text}")
-
-    def clear(self) -> None:
-        """Remove the line."""
-        with self._guard:
-            if self._output is not None and self._is_shown:
-                self._output.write("\r\x1b[K")
-                self._is_shown = False

@@ -173,6 +173,12 @@ class RunIndex:
                     break
         return self._select(None, query)
 
+    def rebuild(self) -> int:
+        """Make the index anew, and return of how many runs it tells."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+        return len(self.select(RunQuery()))
+
     def _select(self, path: Path | None, query: RunQuery) -> list[RunSummary]:
         """Refresh and select in one transaction."""
         with contextlib.closing(_connect(path)) as database, database:
