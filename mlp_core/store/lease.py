@@ -136,10 +136,11 @@ class Lease:
         """
         self._look()
         if self._lapsed:
+            run_id = self._place.partition("/")[2]
             raise StoreFenced(
                 f"the driver of {self._place} was stopped for {self._lapsed:.0f} s, longer than its lease of"
                 f" {self._seconds:g} s, so nothing more is committed",
-                hint=f"go on from what was committed: mlp resume {self._place}",
+                hint=f"go on from what was committed: mlp resume FLOW.py --origin-run-id {run_id}",
             )
 
     def _look(self) -> None:

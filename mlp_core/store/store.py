@@ -43,8 +43,14 @@ if TYPE_CHECKING:
     from mlp_core.store.signing import Signer
     from mlp_hookspecs.handles import AppendFile, ObjectStore
 
-FORMAT_VERSION: Final = 1
-"""The version of the layout and of the records' meaning; a store of a higher one is refused."""
+FORMAT_VERSION: Final = 2
+"""The version of the layout and of the records' meaning; a store of a higher one is refused.
+
+1: runs are append files, and a driver is known by its lock alone.
+2: runs may be in parts, drivers have leases and can be fenced, runs that have ended have seals. What was written before
+   needs no change; a store is marked as of this version before this version writes to it, since the one before would
+   not notice that a run was taken over.
+"""
 
 _MICROSECOND: Final = 1e-6
 _RUN_ID_TRIES: Final = 10_000
@@ -76,7 +82,7 @@ class Store:
         objects : ObjectStore
             The objects, as the store's plugin opened them.
         create : bool
-            Whether to make the store where there is none.
+            Whether to make the store where there is none, and to mark an older one as of this version.
         signer : Signer or None
             As in the class.
 
@@ -103,9 +109,10 @@ class Store:
                     f"there is no store at {guarded.url}", hint="a run makes one; the setting store names another place"
                 ) from None
             guarded.create(layout.GITIGNORE, b"*\n", sync=False)
-            guarded.create(layout.FORMAT, json.dumps({"format": FORMAT_VERSION}).encode() + b"\n", sync=True)
+            guarded.create(layout.FORMAT, _format(), sync=True)
             content = guarded.read(layout.FORMAT)
-        _check_format(content, guarded.url)
+        if _checked_format(content, guarded.url) < FORMAT_VERSION and create:
+            guarded.replace(layout.FORMAT, _format(), sync=True)
         return cls(guarded, signer)
 
     @property
@@ -529,8 +536,13 @@ def _signing(signer: Signer | None, key: str) -> Callable[[bytes], bytes] | None
     return None if signer is None else lambda line: signer.sign(line, key)
 
 
-def _check_format(content: bytes, url: str) -> None:
-    """Refuse a store that this version does not know."""
+def _format() -> bytes:
+    """Return what marks a store as one of this version."""
+    return json.dumps({"format": FORMAT_VERSION}).encode() + b"\n"
+
+
+def _checked_format(content: bytes, url: str) -> int:
+    """Return a store's version; errors where it is damaged or not known."""
     try:
         data: Any = json.loads(content)
         version = data["format"]
@@ -541,11 +553,12 @@ def _check_format(content: bytes, url: str) -> None:
             f"{layout.FORMAT} in {url} is damaged, so the store's version is unknown",
             hint="restore the file from a backup, or choose another place by the setting store",
         )
-    if version != FORMAT_VERSION:
+    if isinstance(version, str) or version > FORMAT_VERSION:
         raise StoreFormatError(
             f"the store at {url} has format {version!r}, and this version of mlp-core knows format {FORMAT_VERSION}",
             hint="upgrade mlp-core, or choose another place by the setting store",
         )
+    return version
 
 
 def _is_accepted(check: Callable[[str], str], name: str) -> bool:

@@ -268,7 +268,7 @@ def formatted(content: str) -> Provoke:
 
 def restored(folder: Path) -> Sequence[str]:
     """Run after the store's version was put back."""
-    return formatted('{"format": 1}\n')(folder)
+    return formatted('{"format": 2}\n')(folder)
 
 
 def taken(folder: Path) -> Sequence[str]:

@@ -58,7 +58,7 @@ def test_a_store_is_made_by_whoever_writes_first(tmp_path: Path) -> None:
         Store.open(objects, create=False)
     assert not (tmp_path / "store").exists()
     Store.open(objects, create=True).close()
-    assert objects.read("format.json") == b'{"format": 1}\n'
+    assert objects.read("format.json") == b'{"format": 2}\n'
     assert objects.read(".gitignore") == b"*\n"
     assert Store.open(objects, create=False).url == objects.url
 
@@ -66,7 +66,7 @@ def test_a_store_is_made_by_whoever_writes_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        (b'{"format": 2}', StoreFormatError, "has format 2, and this version of mlp-core knows format 1"),
+        (b'{"format": 3}', StoreFormatError, "has format 3, and this version of mlp-core knows format 2"),
         (b'{"format": "later", "x": 1}', StoreFormatError, "has format 'later'"),
         (b"", StoreDamaged, "format.json"),
         (b"[]", StoreDamaged, "format.json"),
