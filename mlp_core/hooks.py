@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import warnings
@@ -271,9 +272,22 @@ class Hooks:
     # ---------------------------------------------------------------------------------------- claims
 
     def open_store(self, url: str) -> ObjectStore:
-        """Open the objects of a store; OSError where it cannot be reached."""
-        call = self._owner("mlp_open_store", url.partition("://")[0] if "://" in url else "file")
-        opened = call.run(url, self._settings, passing=(OSError,))
+        """Open the objects of a store; OSError where it cannot be reached.
+
+        A scheme that no plugin claims is fsspec's, where that has a filesystem for it.
+        """
+        scheme = url.partition("://")[0] if "://" in url else "file"
+        unknown = None
+        try:
+            call = self._owner("mlp_open_store", scheme)
+        except UnknownBackend as error:
+            call, unknown = self._owner("mlp_open_store", "fsspec"), error
+        try:
+            opened = call.run(url, self._settings, passing=(OSError,))
+        except OSError as error:
+            if unknown is not None and error.errno == errno.EPROTONOSUPPORT:
+                raise unknown from None
+            raise
         store: ObjectStore = call.expect_handle(ObjectStore, opened)
         return store
 

@@ -6,6 +6,7 @@ from typing import Final
 
 BUILTINS: Final[tuple[tuple[str, str], ...]] = (
     ("file", "mlp_core.builtin.file_store"),
+    ("fsspec", "mlp_core.builtin.fsspec_store"),
     ("local", "mlp_core.builtin.local"),
     ("current", "mlp_core.builtin.current"),
     ("json", "mlp_core.builtin.json_format"),

@@ -8,25 +8,21 @@ import os
 import stat
 import struct
 import sys
-import time
-import weakref
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from mlp_core.builtin.staging import Handle, Staging
 from mlp_hookspecs import Backend, hookimpl
 from mlp_hookspecs.handles import ObjectInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from mlp_hookspecs.handles import Settings
 
 _STAGING: Final = "tmp"
 """The folder for unfinished files; no object's key begins with it."""
-
-_ABANDONED_SECONDS: Final = 3600
-"""How long an unfinished file is left alone after its process has died."""
 
 _FULL_SYNC: Final = getattr(fcntl, "F_FULLFSYNC", None)  # macOS, whose fsync leaves data in the drive's cache
 _HAS_OFD_LOCKS: Final = sys.platform == "linux"  # elsewhere the structure below is another
@@ -82,7 +78,7 @@ class FileStore:
         self.durable = durable
         self._shared = shared
         self._file_mode = 0o660 if shared else 0o600
-        self._stagings: dict[int, _Staging] = {}
+        self._stagings: dict[int, Staging] = {}
         self._durable_folders: set[Path] = set()
         self._durable_contents: set[str] = set()
 
@@ -185,7 +181,7 @@ class FileStore:
         found = self._stagings.get(os.getpid())
         if found is None:
             self._make_folder(self._root / _STAGING)
-            made = _Staging(self._root / _STAGING, self._make_folder)
+            made = Staging(self._root / _STAGING, self._make_folder)
             found = self._stagings.setdefault(os.getpid(), made)
             if found is not made:  # another thread was first
                 made.remove()
@@ -232,7 +228,7 @@ class FileStore:
         """Hold a lock that the system takes back when this process ends, and that its forks do not keep."""
         path = self._path(key)
         self._make_folder(path.parent)
-        fd = _Handle(self._open_or_make(path, os.O_RDWR))
+        fd = Handle(self._open_or_make(path, os.O_RDWR))
         try:
             yield _take_lock(fd.number)
         finally:
@@ -301,7 +297,7 @@ class FileStore:
         else:
             self._durable_contents.add(key)
 
-    def _make_folder(self, folder: Path) -> None:
+    def _make_folder(self, folder: Path, *, is_last_try: bool = False) -> None:
         """Make a folder and those above it."""
         try:
             folder.mkdir(mode=0o770 if self._shared else 0o700)
@@ -309,10 +305,11 @@ class FileStore:
             if not folder.is_dir():
                 raise
         except FileNotFoundError:
-            if folder.parent.is_dir():  # one in which nothing can be made, such as /proc
+            if not folder.parent.is_dir():
+                self._make_folder(folder.parent)
+            elif is_last_try:  # one in which nothing can be made, such as /proc
                 raise
-            self._make_folder(folder.parent)
-            self._make_folder(folder)
+            self._make_folder(folder, is_last_try=True)  # somebody else may just have made the one above
         else:
             if self._shared:
                 # Whatever the umask left of it; what is made in a folder with setgid belongs to that folder's group.
@@ -359,7 +356,7 @@ class FileAppend:
         self._owner = os.getpid()
         self._name_is_durable = False
         self._failed = False
-        self._handle = _Handle(store._open_or_make(path, os.O_WRONLY | os.O_APPEND))  # noqa: SLF001 # of this module
+        self._handle = Handle(store._open_or_make(path, os.O_WRONLY | os.O_APPEND))  # noqa: SLF001 # of this module
         self._size = os.fstat(self._handle.number).st_size
 
     def append(self, data: bytes, *, sync: bool) -> None:
@@ -399,93 +396,6 @@ class FileAppend:
     def close(self) -> None:
         """Close the file."""
         self._handle.close()
-
-
-class _Handle:
-    """An open file that forks of this process close at once, so that they neither write to it nor keep its lock."""
-
-    def __init__(self, number: int) -> None:
-        """Take over a file descriptor."""
-        self.number = number
-        os.register_at_fork(after_in_child=self.close)
-
-    def close(self) -> None:
-        """Close the file, once."""
-        if self.number >= 0:
-            os.close(self.number)
-            self.number = -1
-
-
-class _Staging:
-    """A folder of one process, known to be abandoned once nobody holds the lock on it."""
-
-    def __init__(self, parent: Path, make: Callable[[Path], None]) -> None:
-        """Make the folder and lock it, then remove those that dead processes left."""
-        self.owner = os.getpid()
-        fd = None
-        while fd is None:  # else another process took it for abandoned before it was locked
-            self.path = parent / os.urandom(8).hex()
-            make(self.path)
-            fd = _lock_folder(self.path)
-        self._handle = _Handle(fd)
-        # Where nobody closes the store: when it is forgotten, or when the process ends.
-        self._finalizer = weakref.finalize(self, _abandon, self.path, self._handle, self.owner)
-        with suppress(OSError):
-            _sweep(parent)
-
-    def remove(self) -> None:
-        """Remove the folder and what was left in it; in a fork of its process, nothing."""
-        self._finalizer()
-
-
-def _abandon(path: Path, handle: _Handle, owner: int) -> None:
-    """Remove a process's folder; in a fork of the process, nothing."""
-    if owner == os.getpid():
-        with suppress(OSError):
-            _remove_tree(path)
-        handle.close()
-
-
-def _sweep(parent: Path) -> None:
-    """Remove what dead processes left; only what is old, since on some network disks locks are not seen."""
-    for other in parent.iterdir():
-        with suppress(FileNotFoundError):  # removed since
-            is_old = other.stat().st_mtime < time.time() - _ABANDONED_SECONDS
-            abandoned = _lock_folder(other) if is_old else None
-            if abandoned is not None:
-                _remove_tree(other)
-                os.close(abandoned)
-
-
-def _lock_folder(path: Path) -> int | None:
-    """Return an open folder with the lock on it held; None where somebody else holds it or it is gone."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(fd), path.stat()):
-            return fd
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    except OSError:
-        os.close(fd)
-        raise
-    os.close(fd)
-    return None
-
-
-def _remove_tree(folder: Path) -> None:
-    """Remove a folder of unfinished files; shutil would do, and takes longer to import than this does."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            path = folder / entry.name
-            if entry.is_dir(follow_symlinks=False):
-                _remove_tree(path)
-            else:
-                path.unlink(missing_ok=True)
-    folder.rmdir()
 
 
 def _take_lock(fd: int) -> bool:

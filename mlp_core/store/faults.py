@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +24,8 @@ _UNAVAILABLE: Final = frozenset(
     }
 )
 _HANDLES: Final = frozenset({errno.EMFILE, errno.ENFILE})
+_USER: Final = re.compile("://[^/]*@")
+"""What of a URL may be credentials, and is shown to nobody."""
 
 
 def store_error(error: OSError, place: str) -> StoreError:
@@ -94,7 +97,7 @@ def opened(url: str, open_objects: Callable[[str], ObjectStore]) -> ObjectStore:
         return open_objects(url)
     except OSError as error:
         unavailable = StoreUnavailable(
-            f"the store {shown(url)} cannot be opened: {error.strerror or error}",
+            f"the store {shown(_USER.sub('://********@', url))} cannot be opened: {error.strerror or error}",
             hint="choose its place by the setting store",
         )
         for note in getattr(error, "__notes__", ()):

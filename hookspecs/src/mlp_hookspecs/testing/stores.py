@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 KEY = "flows/Flow/20260131-094500-123456/2-1~3@1.json"
 WRITERS = 4
 OBJECTS = 25
+ROUNDS = 8
 LARGE = bytes(range(256)) * (80 << 10) + b"end"
 """Larger than what stores move in one piece: 20 MiB and a bit."""
 
@@ -200,14 +201,14 @@ class StoreContract(BackendContract):
 
         def create(writer: int) -> list[bool]:
             made = []
-            for number in range(OBJECTS):
+            for number in range(ROUNDS):
                 ready.wait()
                 made.append(store.create(f"race/{number}", str(writer).encode(), sync=False))
             return made
 
         with ThreadPoolExecutor(WRITERS) as threads:
             made = list(threads.map(create, range(WRITERS)))
-        for number in range(OBJECTS):
+        for number in range(ROUNDS):
             winners = [writer for writer in range(WRITERS) if made[writer][number]]
             assert len(winners) == 1, f"{len(winners)} of {WRITERS} threads believe that they made one object"
             assert store.read(f"race/{number}") == str(winners[0]).encode()
