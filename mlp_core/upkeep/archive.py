@@ -258,10 +258,11 @@ class Archive:
         with contextlib.ExitStack() as stack, self._named():
             # A pipe would let this wait for ever.
             fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            self._file = stack.enter_context(open(fd, "rb"))  # noqa: PTH123 # an open file has no path
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
+                os.close(fd)
                 raise refused("it is no file")
+            self._file = stack.enter_context(open(fd, "rb"))  # noqa: PTH123 # an open file has no path
             self.manifest = form.read_manifest(self._file, status.st_size)
             self._rest = iter(zip(self.manifest.member_names(), self.manifest.members, strict=True))
             self.copied = self._read_records()
