@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -207,3 +208,154 @@ time.sleep(600)
     assert pid_of(tmp_path, "child") == process.pid
     os.close(write_end)
     assert process.wait() == -signal.SIGKILL
+
+
+def test_guard_that_is_killed_is_replaced(tmp_path: Path) -> None:
+    """Where launcher, guard and worker are killed at once, what the worker has started is found and ended as well."""
+    code = """
+if os.fork() == 0:
+    note("guard")
+    guard()
+    daemon("daemon")
+    if os.fork() == 0:
+        os.setsid()
+        note("child")
+        time.sleep(600)
+    note("worker")
+    time.sleep(600)
+time.sleep(600)
+"""
+    process = start(code, tmp_path)
+    worker, guardian, *left = [pid_of(tmp_path, name) for name in ("worker", "guard", "daemon", "child")]
+    for pid in (process.pid, guardian, worker):
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+    for pid in left:
+        wait_for(lambda pid=pid: is_gone(pid), 10)
+
+
+def test_nobody_stands_by_for_what_has_ended(tmp_path: Path) -> None:
+    """A guard that has come to its end takes with it the process that would have done its work."""
+    process = start("guard(); note('child')", tmp_path)
+    assert process.wait() == 0
+    wait_for(lambda: not running_with(str(tmp_path)))
+
+
+def test_guard_of_a_launcher_that_has_gone(tmp_path: Path) -> None:
+    """A launcher that died before its worker could ask to be told of that is known to be dead by its lifeline."""
+    read_end, write_end = os.pipe()
+    os.close(write_end)
+    code = "guard(int(sys.argv[2])); daemon('daemon'); note('worker'); time.sleep(600)"
+    command = [sys.executable, "-c", FAMILY + code, str(tmp_path), str(read_end)]
+    process = subprocess.Popen(command, process_group=0, pass_fds=[read_end])
+    os.close(read_end)
+    process.wait()
+    wait_for(lambda: not running_with(str(tmp_path)))
+
+
+def test_guard_holds_no_file(tmp_path: Path) -> None:
+    """Who reads what the worker has open, under whichever number, sees its end though the guard is still there."""
+    code = """
+import resource
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (max(2000, most), most) if most > 0 else (2000, most))
+os.dup2(int(sys.argv[2]), 1900)
+os.close(int(sys.argv[2]))
+guard()
+os.close(1900)
+note("worker")
+time.sleep(600)
+"""
+    read_end, write_end = os.pipe()
+    command = [sys.executable, "-c", FAMILY + code, str(tmp_path), str(write_end)]
+    process = subprocess.Popen(command, process_group=0, pass_fds=[write_end])
+    os.close(write_end)
+    try:
+        pid_of(tmp_path, "worker")
+        os.set_blocking(read_end, False)
+        wait_for(lambda: has_ended(read_end), 10)
+    finally:
+        os.kill(process.pid, signal.SIGTERM)
+        process.wait()
+        os.close(read_end)
+
+
+def test_killed_tree_does_not_grow(tmp_path: Path) -> None:
+    """A process that starts others, in sessions of their own, for as long as it lives is killed with all of them."""
+    from mlp_hookspecs.trees import kill_tree
+
+    code = """
+adopt_orphans()
+note("worker")
+while True:
+    if os.fork() == 0:
+        os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(600)
+    time.sleep(0.001)
+"""
+    for number in range(5):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        process = start(code, folder)
+        pid_of(folder, "worker")
+        time.sleep(0.1)
+        kill_tree(process.pid)
+        process.wait()
+        wait_for(lambda folder=folder: not running_with(f"{folder}"))
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOENT, errno.EACCES])
+def test_descendants_that_cannot_be_looked_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Where no file can be opened, no descendant is known, and that is no error."""
+    from mlp_hookspecs.trees import descendants
+
+    def refused(*_arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("builtins.open", refused)
+    found = descendants(os.getppid())
+    monkeypatch.undo()
+    assert found == []
+    assert os.getpid() in descendants(os.getppid())
+
+
+def test_lifeline_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lifeline is this process's own once it was taken: what it starts inherits neither descriptor nor variable."""
+    from mlp_hookspecs.trees import LIFELINE_FD, take_lifeline
+
+    read_end, write_end = os.pipe()
+    os.set_inheritable(read_end, True)  # noqa: FBT003 # the standard library's signature
+    monkeypatch.setenv(LIFELINE_FD, str(read_end))
+    assert take_lifeline() == read_end
+    assert not os.get_inheritable(read_end)
+    assert take_lifeline() is None
+    for fd in (read_end, write_end):
+        os.close(fd)
+    for text in (str(read_end), "-1", "none"):
+        monkeypatch.setenv(LIFELINE_FD, text)
+        assert take_lifeline() is None
+        assert LIFELINE_FD not in os.environ
+
+
+def running_with(argument: str) -> list[int]:
+    """Return the processes that have an argument on their command lines."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if argument.encode() in words and not is_gone(int(entry.name)):
+            found.append(int(entry.name))
+    return found
+
+
+def has_ended(fd: int) -> bool:
+    """Tell whether a pipe that does not block has no writer any more."""
+    try:
+        return os.read(fd, 1) == b""
+    except BlockingIOError:
+        return False

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 0; 1 for a failed run; 2 for what was refused beforehand; 130 for an interrupt.
+        The exit status: 0; 1 for a failed run; 2 for what was refused; 130 or 143 where it was interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     answer = _quick_answer(arguments)

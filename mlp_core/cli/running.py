@@ -74,7 +74,9 @@ def run_to_end(flow: type[Any], session: Session, options: RunOptions, args: arg
         return 0
     if not args.json:
         _show_failures(result, prog, _store_flag(session))
-    return RunCancelled.exit_status if result.status == "cancelled" else RunFailed.exit_status
+    if result.status == "cancelled":
+        return 128 + result.signal if result.signal else RunCancelled.exit_status
+    return RunFailed.exit_status
 
 
 def _add_options(parser: Parser) -> None:

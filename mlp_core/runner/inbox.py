@@ -1,8 +1,12 @@
-"""Where launchers' messages reach the driver: a thread-safe queue that is emptied in batches."""
+"""Where launchers' messages reach the driver: a thread-safe queue that is emptied in batches.
+
+Logs are bounded: who brings more of them than the driver can take in has to wait, and so has the task that prints them.
+"""
 
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from typing import Literal, TypeAlias
 
@@ -47,6 +51,12 @@ class Signalled:
 
 Message: TypeAlias = Started | Logged | Ended | Signalled
 
+_MOST_LOG_BYTES = 4 << 20
+"""So much of the logs may wait for the driver."""
+
+_MOST_MESSAGES = 1000
+"""So many messages are taken in at once, so that timers are looked at meanwhile."""
+
 
 class Inbox:
     """The driver's `LaunchSink`."""
@@ -54,6 +64,9 @@ class Inbox:
     def __init__(self) -> None:
         """Begin empty."""
         self._queue: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._space = threading.Condition(threading.Lock())
+        self._log_bytes = 0
+        self._is_closed = False
 
     def started(self, attempt_id: str, host: str, pid: int) -> None:
         """Queue the message."""
@@ -63,8 +76,14 @@ class Inbox:
         """Let it pass: no launcher's silence is taken for death here."""
 
     def log(self, attempt_id: str, stream: Literal["stdout", "stderr"], data: bytes) -> None:
-        """Queue the message, with the time."""
-        self._queue.put(Logged(attempt_id, stream, data, time.time()))
+        """Queue the message, with the time; wait while there are too many that the driver has not taken in."""
+        with self._space:
+            while self._log_bytes > _MOST_LOG_BYTES and not self._is_closed:
+                self._space.wait()
+            if self._is_closed:
+                return
+            self._log_bytes += len(data)
+            self._queue.put(Logged(attempt_id, stream, data, time.time()))
 
     def finished(self, attempt_id: str, outcome: StepOutcome) -> None:
         """Queue the message."""
@@ -78,8 +97,14 @@ class Inbox:
         """Queue the message; a signal handler may call this, since the queue is re-entrant."""
         self._queue.put(Signalled(number))
 
+    def close(self) -> None:
+        """Let nobody wait any more; what is logged from now on is dropped."""
+        with self._space:
+            self._is_closed = True
+            self._space.notify_all()
+
     def wait(self, timeout: float | None) -> list[Message]:
-        """Return all messages that are there, waiting for the first.
+        """Return the messages that are there, up to a limit, waiting for the first.
 
         Parameters
         ----------
@@ -89,7 +114,13 @@ class Inbox:
         messages: list[Message] = []
         try:
             messages.append(self._queue.get(timeout=timeout))
-            while True:
+            while len(messages) < _MOST_MESSAGES:
                 messages.append(self._queue.get_nowait())
         except queue.Empty:
-            return messages
+            pass
+        taken = sum(len(message.data) for message in messages if isinstance(message, Logged))
+        if taken:
+            with self._space:
+                self._log_bytes -= taken
+                self._space.notify_all()
+        return messages

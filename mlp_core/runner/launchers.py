@@ -56,7 +56,12 @@ class Launchers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave all launchers."""
+        self.inbox.close()
         self._stack.__exit__(kind, error, trace)
+
+    def close(self) -> None:
+        """Leave all launchers now: nobody takes in any more what happens to attempts."""
+        self.__exit__(None, None, None)
 
     def open(self, names: Iterable[str]) -> None:
         """Open launchers by name.

@@ -137,7 +137,7 @@ def test_request_to_end(new_project: Project, processes: Processes, way: Isolati
     if way != "inline":
         started.wait_until_nothing_else_runs()
     status, _, err = started.end(number)
-    assert status == 130
+    assert status == 128 + number
     assert "Traceback" not in err
     processes.wait_until_gone(2)
     ran = new_project.read()
@@ -260,7 +260,7 @@ def test_request_while_the_file_is_imported(new_project: Project, processes: Pro
             pass
     """
     started = Started(new_project, processes, code=code)
-    assert started.end(signal.SIGTERM)[0] == 130
+    assert started.end(signal.SIGTERM)[0] == 143
     assert new_project.read().status == "cancelled"
     processes.wait_until_gone(1)
 
@@ -310,7 +310,7 @@ def test_interruption_at_any_time(
         time.sleep(choose.uniform(0.0, 0.9 if way == "fork" else 2.5))
         process.send_signal(number)
         _, err = process.communicate(timeout=20)
-        assert process.returncode in (0, 130, -number), err
+        assert process.returncode in (0, 128 + number, -number), err
         assert "Traceback" not in err or "KeyboardInterrupt" in err
         processes.wait_until_gone(2)
         if not (new_project.root / ".mlp/flows").exists():

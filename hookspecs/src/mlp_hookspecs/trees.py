@@ -25,6 +25,7 @@ _ROUND_SECONDS = 0.01
 _HOLDS = 20
 _STANDARD_STREAMS = 3
 _UNKNOWN = (errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
+_RLIMIT_LOCKS = 10
 _REQUESTS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
 
 
@@ -157,14 +158,10 @@ def descendants(pid: int, *, without: Collection[int] = ()) -> list[int]:
         Processes that are left out, with all below them.
     """
     children: dict[int, list[int]] = {}
-    try:
-        entries = [entry for entry in os.listdir("/proc") if entry.isdigit()]  # noqa: PTH208 # names, and fast
-    except OSError:
-        return []
-    for entry in entries:
-        parent = _parent_of(entry)
+    for process in _processes():
+        parent = _parent_of(process)
         if parent is not None:
-            children.setdefault(parent, []).append(int(entry))
+            children.setdefault(parent, []).append(process)
     found: list[int] = []
     waiting = [pid]
     while waiting:
@@ -174,10 +171,18 @@ def descendants(pid: int, *, without: Collection[int] = ()) -> list[int]:
     return found
 
 
-def _parent_of(entry: str) -> int | None:
-    """Return the parent's id of a process named in ``/proc``; None if it has gone, or cannot be looked at now."""
+def _processes() -> list[int]:
+    """Return the ids of all processes that this one can see; none where the system does not list them."""
     try:
-        with open(f"/proc/{entry}/stat", "rb") as file:  # noqa: PTH123 # a Path costs more than the read, and there are many
+        return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]  # noqa: PTH208 # names, and fast
+    except OSError:
+        return []
+
+
+def _parent_of(pid: int) -> int | None:
+    """Return the parent's id of a process; None if it has gone, or cannot be looked at now."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 # a Path costs more than the read, and there are many
             stat = file.read()
     except OSError as error:
         if error.errno in _UNKNOWN:
@@ -215,17 +220,18 @@ def kill_orphans(known: Collection[int]) -> None:
             _signal(child, signal.SIGKILL)
 
 
-def kill_all_below() -> None:
-    """Kill all descendants of this process until none is left, reaping those that have become its children."""
+def kill_all_below() -> bool:
+    """Kill all descendants of this process, reaping those that have become its children; tell whether none is left."""
     for _ in range(_ROUNDS):
         try:
             while os.waitpid(-1, os.WNOHANG) != (0, 0):
                 pass
         except ChildProcessError:
-            return
+            return True
         for pid in descendants(os.getpid()):
             _signal(pid, signal.SIGKILL)
         time.sleep(_ROUND_SECONDS)
+    return False
 
 
 def guard(lifeline: int | None = None) -> None:
@@ -233,8 +239,9 @@ def guard(lifeline: int | None = None) -> None:
 
     It passes requests to end (SIGTERM and SIGINT) on to the child, kills all that the child leaves behind, however the
     child ended and wherever that has gone, and ends as the child did. When the launcher dies, it kills everything at
-    once. To be called while the process has one thread. Where the system cannot adopt orphans (other than Linux) this
-    returns in the process itself.
+    once. Where it is killed itself, another process that stands by outside of the tree does that for it. To be called
+    while the process has one thread. Where the system cannot adopt orphans (other than Linux) this returns in the
+    process itself.
 
     Parameters
     ----------
@@ -249,41 +256,111 @@ def guard(lifeline: int | None = None) -> None:
     guardian = os.getpid()
     # What is to be known of the launcher's death or of a request is kept until there is a child that it concerns.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
+    mark = int.from_bytes(os.urandom(7), "big")
+    rest = _have_stand_by(mark, devnull)
     adopt_orphans()
     die_with_parent(signal.SIGHUP, lifeline)
     child = os.fork()
     if child == 0:
         os.close(devnull)
+        os.close(rest)
         die_with_parent(lifeline=lifeline)
         if os.getppid() != guardian:
             os._exit(1)
+        _wear(mark)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return
-    _watch_over(child, devnull)
+    _watch_over(child, devnull, rest)
 
 
-def _watch_over(child: int, devnull: int) -> NoReturn:
+def _watch_over(child: int, devnull: int, rest: int) -> NoReturn:
     """Stay until a child has ended, then end everything below this process, and the process as the child did."""
     status = 1 << 8
     try:
-        signal.signal(signal.SIGHUP, lambda _number, _frame: _end_all())
+        signal.signal(signal.SIGHUP, lambda _number, _frame: _end_all(rest))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _frame: _signal(child, signal.Signals(number)))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _REQUESTS)
         # The pipes are the child's; who reads them must not wait for this process.
-        for fd in range(_STANDARD_STREAMS):
-            os.dup2(devnull, fd)
-        _close_all_others()
+        _let_go_of_files(devnull, rest)
         pid = 0
         while pid != child:
             pid, status = os.waitpid(-1, 0)
-        kill_all_below()
+        if kill_all_below():
+            _relieve(rest)
     finally:
         _end_like(status)
 
 
-def _close_all_others() -> None:
-    """Close all descriptors of this process but the standard streams."""
+def _have_stand_by(mark: int, devnull: int) -> int:
+    """Start a process that kills all that wear a mark once this one has ended without having relieved it.
+
+    It is no descendant of the launcher, so that who kills those does not kill it too.
+
+    Returns
+    -------
+    int
+        What `_relieve` takes: the descriptor that ends with this process.
+    """
+    reader, writer = os.pipe()
+    between = os.fork()
+    if between:
+        os.close(reader)
+        os.waitpid(between, 0)
+        return writer
+    try:
+        if os.fork() == 0:
+            os.setsid()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _REQUESTS)
+            _let_go_of_files(devnull, reader)
+            if not os.read(reader, 1):
+                _kill_marked(mark)
+    finally:
+        os._exit(0)
+
+
+def _relieve(rest: int) -> None:
+    """Let the process that stands by end: nothing is left to do for it."""
+    with contextlib.suppress(OSError):
+        os.write(rest, b"x")
+
+
+def _wear(mark: int) -> None:
+    """Mark this process and all that descend from it.
+
+    The mark is the limit of a resource that Linux has not had since 2.4.25 (RLIMIT_LOCKS of getrlimit(2)): it is
+    inherited by whatever a process becomes, and every process of the user can read it.
+    """
+    import resource
+
+    with contextlib.suppress(OSError, ValueError):  # the user's hard limit is lower: then there is no mark
+        resource.setrlimit(_RLIMIT_LOCKS, (mark, resource.getrlimit(_RLIMIT_LOCKS)[1]))
+
+
+def _kill_marked(mark: int) -> None:
+    """Kill all processes that wear a mark until there is none."""
+    for _ in range(_ROUNDS):
+        marked = [pid for pid in _processes() if _wears(pid, mark)]
+        if not marked:
+            return
+        for pid in marked:
+            _signal(pid, signal.SIGKILL)
+        time.sleep(_ROUND_SECONDS)
+
+
+def _wears(pid: int, mark: int) -> bool:
+    """Tell whether a process wears a mark."""
+    try:
+        with open(f"/proc/{pid}/limits", "rb") as file:  # noqa: PTH123 # there are many
+            return b" %d " % mark in file.read()
+    except OSError:
+        return False
+
+
+def _let_go_of_files(devnull: int, but: int) -> None:
+    """Close all descriptors of this process but one; the standard streams lead nowhere from now on."""
+    for fd in range(_STANDARD_STREAMS):
+        os.dup2(devnull, fd)
     try:
         fds = [int(entry) for entry in os.listdir("/proc/self/fd")]  # noqa: PTH208 # names
     except OSError:
@@ -291,14 +368,15 @@ def _close_all_others() -> None:
 
         fds = list(range(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
     for fd in fds:
-        if fd >= _STANDARD_STREAMS:
+        if fd >= _STANDARD_STREAMS and fd != but:
             with contextlib.suppress(OSError):
                 os.close(fd)
 
 
-def _end_all() -> NoReturn:
+def _end_all(rest: int) -> NoReturn:
     """Kill everything below, and end."""
-    kill_all_below()
+    if kill_all_below():
+        _relieve(rest)
     os._exit(1)
 
 
