@@ -170,9 +170,7 @@ class Scheduler:
             return [attrs.evolve(self._task(node.join, (), task.splits, task.frames), split=task.key)]
         ready: list[ReadyTask] = []
         for position in range(count):
-            item = transition.items[position] if transition.items else None
-            values = transition.values if item is None else None
-            frame = ForeachFrame(node.name, node.foreach or "", position, count, item, values)
+            frame = _frame(node, transition, position, count)
             splits = (*task.splits, SplitFrame(task.key, position, count))
             ready += self._arrive(task.key, transition.steps[0], splits, (*task.frames, frame))
         return ready
@@ -204,3 +202,15 @@ class Scheduler:
         key = self._key(name, tuple(frame.index for frame in frames))
         self._rounds[name, key.index] = key.loop + 1
         return ReadyTask(key, parents, splits, frames)
+
+
+def _frame(node: StepNode, transition: Transition, position: int, count: int) -> ForeachFrame:
+    """Return the frame of one item of a foreach, with the item or the least that it can be read from."""
+    variable = node.foreach or ""
+    if transition.items:
+        return ForeachFrame(node.name, variable, position, count, transition.items[position])
+    if not transition.chunks:
+        return ForeachFrame(node.name, variable, position, count, values=transition.values)
+    size = -(-count // len(transition.chunks))
+    number = position // size
+    return ForeachFrame(node.name, variable, position, count, values=transition.chunks[number], first=number * size)

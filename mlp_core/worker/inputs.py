@@ -112,7 +112,7 @@ def item_of(frame: ForeachFrame, values: Values) -> Any:
     """Return the item of an open foreach."""
     if frame.item is not None:
         return values.get(frame.item)
-    return None if frame.values is None else values.get(frame.values)[frame.index]
+    return None if frame.values is None else values.get(frame.values)[frame.index - frame.first]
 
 
 def merge_refs(

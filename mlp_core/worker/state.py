@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from mlp_core.values import Values
 
 
+_CHUNK_BYTES = 1 << 18
+"""About so much of a foreach's large list is stored, and loaded, together."""
+
+_MOST_CHUNKS = 256
+_CHUNK_EXCESS = 2
+
+
 class TransitionError(Exception):
     """A call of ``self.next`` that does not fit the graph or the artifacts; shown as the user's own mistake."""
 
@@ -279,7 +286,30 @@ class TaskState:
             values = assigned.get(name) or self.merged.get(name) or self._inherited.get(name)
         elif len(items) < len(sequence):
             values = self.values.put(name, sequence)
-        return Transition(transition.steps, len(sequence), values, items)
+        chunks = self._chunks(name, values) if values is not None and len(items) < len(sequence) else ()
+        return Transition(transition.steps, len(sequence), values, items, chunks)
+
+    def _chunks(self, name: str, whole: ArtifactRef) -> tuple[ArtifactRef, ...]:
+        """Store a large list in chunks, so that its tasks need not load all of it; none where that does not pay."""
+        sequence = self._sequence
+        count = len(sequence)
+        if type(sequence) not in (list, tuple) or count < 2 or whole.size < 2 * _CHUNK_BYTES:  # noqa: PLR2004 # of one there are no chunks
+            return ()
+        number = min(count, _MOST_CHUNKS, whole.size // _CHUNK_BYTES)
+        length = -(-count // number)
+        chunks: list[ArtifactRef] = []
+        left = _CHUNK_EXCESS * whole.size
+        for start in range(0, count, length):
+            try:
+                chunk = self.values.put(name, sequence[start : start + length], format=whole.format)
+            except ArtifactError:  # a format may hold the whole and no part of it
+                return ()
+            chunks.append(chunk)
+            left -= chunk.size
+            # Items that share most of what they hold are stored best as a whole.
+            if left < 0 or chunk.size > whole.size * 3 // 4:
+                return ()
+        return tuple(chunks)
 
     def _small_items(self, inline_bytes: int) -> tuple[ArtifactRef, ...]:
         """Return references of the foreach's items where each is small enough to travel; none otherwise."""

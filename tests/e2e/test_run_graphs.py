@@ -261,6 +261,83 @@ def test_foreach_over_what_has_items(project: Project, kind: str, seen: list[obj
     assert ran.value("seen") == seen
 
 
+CHUNKS = """
+import random
+
+class Flow(FlowSpec):
+    kind = Parameter("kind", default="")
+
+    @step
+    def start(self):
+        if self.kind == "shared":
+            common = "s" * 600_000
+            self.items = [{"common": common, "number": n} for n in range(11)]
+        elif self.kind == "one":
+            self.items = ["x" * 600_000]
+        elif self.kind == "uneven":
+            self.items = [n * 100_000 * "x" for n in range(11)]
+        else:
+            self.items = [str(n) + "x" * 100_000 for n in range(11)]
+        if self.kind == "tuple":
+            self.items = tuple(self.items)
+        self.next(self.outer, foreach="items")
+
+    @step
+    def outer(self):
+        self.letters = "ab"
+        self.next(self.inner, foreach="letters")
+
+    @step
+    def inner(self):
+        self.seen = [(index, count, self.short(item)) for index, count, item in self.foreach_stack()]
+        self.next(self.inner_join)
+
+    @step
+    def inner_join(self, inputs):
+        self.seen = [branch.seen for branch in inputs]
+        self.next(self.join)
+
+    @step
+    def join(self, inputs):
+        self.seen = [branch.seen for branch in inputs]
+        self.items = [self.short(branch.input) for branch in inputs]
+        self.next(self.end)
+
+    @step
+    def end(self):
+        pass
+
+    def short(self, item):
+        if isinstance(item, dict):
+            return item["number"], len(item["common"])
+        return item[:2], len(item)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_chunked"), [("", True), ("tuple", True), ("uneven", True), ("shared", False), ("one", False)]
+)
+def test_foreach_over_a_large_list(project: Project, kind: str, is_chunked: bool) -> None:
+    """A large list is stored in chunks too, unless its items are mostly one; tasks find their own items either way."""
+    ran = project.run(CHUNKS, isolation="inline", parameters={"kind": kind})
+    assert ran.status == "succeeded", ran.state.ended
+    transition = ran.outcome("start").transition
+    assert bool(transition.chunks) is is_chunked
+    items = ran.value("items", "start")
+    short = [(item["number"], len(item["common"])) if kind == "shared" else (item[:2], len(item)) for item in items]
+    assert ran.value("items", "join") == short
+    count = len(items)
+    assert ran.value("seen", "join") == [
+        [[(n, count, short[n]), (i, 2, ("ab"[i], 1))] for i in range(2)] for n in range(count)
+    ]
+    values = ran.session.values(ran.session.open_store(create=False))
+    if is_chunked:
+        loaded = [values.get(chunk) for chunk in transition.chunks]
+        assert [item for chunk in loaded for item in chunk] == list(items)
+        assert len({len(chunk) for chunk in loaded[:-1]}) == 1
+        assert len(loaded) > 2
+
+
 def test_foreach_over_a_matrix(project: Project) -> None:
     """The items of an array of two dimensions are its rows."""
     assert [row.tolist() for row in over(project, "matrix").value("seen")] == [[0, 1], [2, 3], [4, 5]]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlp_core.scheduler import ReadyTask, Scheduler
-from mlp_hookspecs import FlowGraph, StepNode, TaskKey, Transition
+from mlp_hookspecs import ArtifactRef, FlowGraph, StepNode, TaskKey, Transition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -398,3 +398,28 @@ def test_single_step_flow() -> None:
     """A flow whose start is its end has one task."""
     graph = FlowGraph("F", "only", "only", (StepNode("only", "end"),))
     assert paths(list(simulate(graph, lambda _task: Transition(), first_to_last))) == ["only/0"]
+
+
+@given(st.integers(1, 40), st.data())
+def test_items_in_chunks(count: int, data: st.DataObject) -> None:
+    """However many chunks a sequence is cut into, each task gets the one with its own item."""
+    length = -(-count // data.draw(st.integers(1, count)))
+    numbers = [list(range(start, min(start + length, count))) for start in range(0, count, length)]
+    chunks = tuple(ArtifactRef("json", f"sha256-{number:064}", 1, "list") for number in range(len(numbers)))
+    graph = FlowGraph(
+        "F",
+        "start",
+        "end",
+        (
+            StepNode("start", "foreach", ("work",), foreach="xs", join="end"),
+            StepNode("work", "linear", ("end",), splits=("start",)),
+            StepNode("end", "end", is_join=True, splits=("start",)),
+        ),
+    )
+    scheduler = Scheduler(graph)
+    tasks = scheduler.finished(scheduler.begin(), Transition(("work",), count, None, (), chunks))
+    for position, task in enumerate(tasks):
+        (frame,) = task.frames
+        assert (frame.step, frame.variable, frame.index, frame.count) == ("start", "xs", position, count)
+        assert frame.values is not None
+        assert numbers[chunks.index(frame.values)][frame.index - frame.first] == position

@@ -139,7 +139,9 @@ class ForeachFrame:
     item : ArtifactRef or None
         The item, where it is small enough to travel; otherwise it is read from `values`.
     values : ArtifactRef or None
-        The sequence iterated over.
+        The sequence iterated over, or the chunk of it with this task's item.
+    first : int
+        The position of the first item of `values`.
     """
 
     step: str
@@ -148,6 +150,7 @@ class ForeachFrame:
     count: int
     item: ArtifactRef | None = None
     values: ArtifactRef | None = None
+    first: int = 0
 
 
 @attrs.frozen
@@ -209,12 +212,16 @@ class Transition:
         For a foreach the sequence iterated over.
     items : tuple of ArtifactRef
         For a foreach the items themselves, where each is small enough to travel.
+    chunks : tuple of ArtifactRef
+        For a foreach over a large sequence, the same in chunks, so that no task loads more of it than it needs. Of n
+        chunks each has ``count / n`` items, rounded up, but for the last, which has the rest.
     """
 
     steps: tuple[str, ...] = ()
     count: int | None = None
     values: ArtifactRef | None = None
     items: tuple[ArtifactRef, ...] = ()
+    chunks: tuple[ArtifactRef, ...] = ()
 
 
 @attrs.frozen
