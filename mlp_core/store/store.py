@@ -241,7 +241,8 @@ class Store:
         NotFound, StoreDamaged
             As `run`.
         """
-        state = self.run(flow, run_id)
+        reader = self.follow(flow, run_id)
+        state = reader.state
         for _ in range(_FENCE_TRIES):
             if state.ended is not None:
                 return state
@@ -249,20 +250,25 @@ class Store:
                 break
             ended = RunEnded("lost", f"its driver, process {state.began.pid} on {state.began.host}, was gone")
             with suppress(StoreFenced):  # somebody has written meanwhile
-                self._end(state, attrs.evolve(ended, time=time.time(), tasks=_finished_tasks(state)))
-            state = self.run(flow, run_id)
+                self._end(reader, attrs.evolve(ended, time=time.time(), tasks=_finished_tasks(state)))
+            reader.refresh()
         raise RunLocked(
             f"the run {flow}/{run_id} is under way: its driver is process {state.began.pid} on {state.began.host}",
             hint="wait until it has ended, or end that process",
         )
 
-    def _end(self, state: RunState, ended: RunEnded) -> None:
-        """Write a run's end at the very place after what was read; StoreFenced where somebody else wrote there."""
-        run = state.context
-        key = layout.journal(run.flow, run.run_id)
+    def _end(self, reader: RunReader, ended: RunEnded) -> None:
+        """Write a run's end at the very place after what was read; nothing where somebody else has written.
+
+        Whoever writes after this looked is found by the store: StoreFenced.
+        """
+        state = reader.state
+        key = layout.journal(state.context.flow, state.context.run_id)
         file = open_growing(self.objects, key, buffers=False)
         try:
             said = read_journal(self.objects, key)
+            if said.expected != reader.expected:
+                return
             sign = _signing(self.signer, key)
             JournalWriter(file, said.expected, torn=said.torn, sign=sign).write([ended], sync=True)
             seal_run(self.objects, state.began, ended, file)
@@ -406,6 +412,12 @@ class RunWriter:
             self._file.close()
             self._file = open_growing(self._objects, self._key, buffers=True)
         said = read_journal(self._objects, self._key)
+        if any(isinstance(record, RunEnded) for _, record in said.records):
+            self._fenced = StoreFenced(
+                f"the run {self.began.run.flow}/{self.began.run.run_id} was ended by another process",
+                hint="it goes on where it was resumed; see: mlp list",
+            )
+            raise self._fenced
         self._journal = JournalWriter(self._file, said.expected, torn=said.torn, sign=self._sign)
 
     def _seal(self, ended: RunEnded) -> bool:
@@ -467,6 +479,8 @@ class RunReader:
     ----------
     state : RunState
         The run as it stood at the last refresh.
+    expected : int
+        The number of the journal's next record.
     """
 
     def __init__(self, objects: ObjectStore, flow: str, run_id: str, signer: Signer | None = None) -> None:
@@ -477,7 +491,7 @@ class RunReader:
         self._run_id = run_id
         self._seen: set[str] = set()
         self._content = GrowingReader(objects, layout.journal(flow, run_id))
-        self._offset = self._expected = 0
+        self._offset = self.expected = 0
         # Before the journal: a driver that ends in between has written its last record.
         pulse = Pulse.take(objects, flow, run_id)
         records = self._new_records()
@@ -513,8 +527,8 @@ class RunReader:
         if content is None:
             raise _no_run(self._flow, self._run_id, self._objects.url)
         check = self._signatures.watch(key)
-        read = parse_journal(content, f"{key} in {self._objects.url}", self._offset, self._expected, check=check)
-        self._offset, self._expected = read.offset, read.expected
+        read = parse_journal(content, f"{key} in {self._objects.url}", self._offset, self.expected, check=check)
+        self._offset, self.expected = read.offset, read.expected
         return [record for _, record in read.records]
 
     def _update(self, pulse: Pulse, records: Sequence[Record]) -> None:

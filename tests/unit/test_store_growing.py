@@ -497,6 +497,33 @@ def test_what_waits_is_not_written_by_a_fenced_driver(store: Store) -> None:
     writer.close()
 
 
+def test_a_writer_that_failed_does_not_go_on_after_a_fence(store: Store, bucket: Bucket) -> None:
+    """What was written while the bucket was away is found before anything is written behind it."""
+    writer = store.create_run(began, 0.0)
+    bucket.failing = {"create"}
+    with pytest.raises(StoreError, match="create does not work"):
+        writer.write([note("one")])
+    bucket.failing = set()
+    age(store, 61)
+    store.fence(*RUN)
+    for _ in range(2):
+        with pytest.raises(StoreFenced, match="was ended by another process"):
+            writer.write([note("two")])
+    assert store.run(*RUN).notes == []
+    writer.close()
+
+
+def test_who_looked_too_early_does_not_end_a_run_twice(any_store: Store) -> None:
+    """A run that was ended between somebody's look and his writing is not ended again."""
+    writer = any_store.create_run(began, 0.0)
+    age(any_store, 61)
+    early = any_store.follow(*RUN)
+    ended = any_store.fence(*RUN).ended
+    any_store._end(early, RunEnded("lost", "again", 9.0))
+    assert any_store.run(*RUN).ended == ended
+    writer.close()
+
+
 def test_one_of_many_who_fence_a_run_ends_it(any_store: Store) -> None:
     """Whoever takes over at the same moment as others sees the run end once."""
     writer = any_store.create_run(began, 0.0)
