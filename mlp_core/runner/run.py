@@ -193,8 +193,6 @@ def run_flow(flow: type[Any], session: Session, options: RunOptions, progress: P
         # Before there is a store: a mistyped parameter leaves none behind.
         resolved = resolve_parameters(flow, session, options)
         store = session.open_store(create=True)
-        if options.origin is not None:
-            store.require_signed(options.origin)
         options = _taken_over(options, store)
         if options.origin is not None:
             store.require_signed(options.origin)
@@ -223,7 +221,7 @@ def run_flow(flow: type[Any], session: Session, options: RunOptions, progress: P
                 launchers=launchers,
                 max_workers=session.settings["run.max_workers"],
                 progress=progress,
-                reuse=Reuse(options.origin, options.resume_from),
+                reuse=Reuse(options.origin, options.resume_from, store.blobs()),
             )
             try:
                 ending = driver.run()

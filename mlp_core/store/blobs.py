@@ -116,6 +116,17 @@ class Blobs:
         # Also one that was there: whoever wrote it may not have synced it yet.
         self._unsynced.add(key)
 
+    def holds(self, digest: str, size: int) -> bool:
+        """Tell whether an intact blob is there, for a new record to refer to; an old one is made new where it can be.
+
+        Where there are no local files that it is there, and of its size, is all that is looked at.
+        """
+        key = layout.blob(digest)
+        if not self._has(key, digest, size):
+            return False
+        self._is_kept(key)
+        return True
+
     def _has(self, key: str, digest: str, size: int) -> bool:
         """Tell whether an intact blob is there."""
         try:

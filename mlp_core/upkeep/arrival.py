@@ -24,10 +24,10 @@ from mlp_core.store.faults import translated
 from mlp_core.store.growing import read_growing
 from mlp_core.store.journal import parse_journal
 from mlp_core.store.records import AttemptFinished, Record, RunBegan, RunEnded, RunSealed, encode_line
+from mlp_core.store.references import digests_of
 from mlp_core.store.seal import read_seal, seal_run
 from mlp_core.store.state import RunState
 from mlp_core.store.verified import VerifiedFiles
-from mlp_core.upkeep.references import digests_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

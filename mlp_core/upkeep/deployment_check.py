@@ -10,8 +10,9 @@ from mlp_core.deploy.versions import read_stored, version_name
 from mlp_core.errors import StoreDamaged, StoreError
 from mlp_core.store import layout
 from mlp_core.store.checked import without_checksum
+from mlp_core.store.references import blobs_of, references
 from mlp_core.upkeep.findings import Finding
-from mlp_core.upkeep.references import blobs_of, blueprint_of, references
+from mlp_core.upkeep.references import blueprint_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection

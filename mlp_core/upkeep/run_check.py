@@ -13,11 +13,11 @@ from mlp_core.store.journal import parse_journal
 from mlp_core.store.lease import Pulse
 from mlp_core.store.logs import LogReader
 from mlp_core.store.records import AttemptFinished, RunBegan, RunSealed, TaskReused, decode_line
+from mlp_core.store.references import blobs_of, references
 from mlp_core.store.seal import hash_logs
 from mlp_core.store.state import RunState
 from mlp_core.store.target import manifest_digest
 from mlp_core.upkeep.findings import Finding
-from mlp_core.upkeep.references import blobs_of, references
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -17,13 +17,8 @@ from mlp_core.runner.blueprint import Blueprint, store_blueprint
 from mlp_core.store import Store, layout, records
 from mlp_core.store.content import sha256
 from mlp_core.store.records import KINDS, AttemptFinished, RunBegan, RunSealed, TagsChanged
-from mlp_core.upkeep.references import (
-    blueprint_of,
-    digests_of,
-    hashes_in,
-    references,
-    run_records,
-)
+from mlp_core.store.references import digests_of, references
+from mlp_core.upkeep.references import blueprint_of, hashes_in, run_records
 from mlp_hookspecs import (
     ArtifactPart,
     ArtifactRef,
