@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from subprocess import TimeoutExpired
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import attrs
 
-from mlp_reliability.processes import in_parallel, kill_marked, left_after
+from mlp_reliability.processes import described, in_parallel, kill_marked, left_after
 from mlp_reliability.programs import FLOW, WRITER, Place, Program, resume, with_workers_behind
 from mlp_reliability.promises import Digests, broken, digests, own_environment, run_ids, unequal
 from mlp_reliability.result import Result
@@ -18,7 +18,9 @@ from mlp_reliability.tracing import Point, points, read_calls, record, recording
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_GONE_SECONDS = 2.0
+_GONE_SECONDS: Final = 2.0
+
+_Any = TypeVar("_Any")
 
 
 @attrs.frozen
@@ -63,7 +65,7 @@ def run(n: int, seed: int, folder: Path) -> Result:
     with own_environment(folder):
         written, driven = (_cases(program, folder) for program in (WRITER, FLOW))
         worked = _worker_cases(driven[0].fresh, folder)
-        chosen = [*written[:n], *_spread([*driven, *worked], n - len(written), seed)]
+        chosen = [*written[:n], *spread([*driven, *worked], n - len(written), seed)]
         found = in_parallel(_harm, chosen)
     return Result(
         row="crashpoints",
@@ -110,7 +112,7 @@ def _worker_cases(fresh: Digests, folder: Path) -> list[_Case]:
     return found
 
 
-def _spread(cases: Sequence[_Case], count: int, seed: int) -> list[_Case]:
+def spread(cases: Sequence[_Any], count: int, seed: int) -> list[_Any]:
     """Return so many of the cases, evenly spread."""
     if count >= len(cases):
         return list(cases)
@@ -125,7 +127,7 @@ def _harm(case: _Case) -> tuple[list[str], bool]:
     try:
         violations, is_killed = _kill_and_go_on(case, place)
     except TimeoutExpired as error:
-        violations, is_killed = [f"{error.cmd[-4:]} hung"], False
+        violations, is_killed = [f"{error.cmd[-4:]} hung: {described(place.canary)}"], False
         kill_marked(place.canary)
     if violations:
         return [f"{case}: {violation}" for violation in violations], is_killed

@@ -39,7 +39,7 @@ def run(n: int, seed: int, folder: Path) -> Result:
     Parameters
     ----------
     n : int
-        How many cuts on ext4; the model's grow with it slowly: one pass over all calls, and one by chance for each 20.
+        How many cuts on ext4; the model's grow with it slowly: one pass over all calls, and one by chance for each 40.
     seed : int
         What decides the moments, and what survives that need not.
     folder : Path
@@ -60,7 +60,7 @@ def run(n: int, seed: int, folder: Path) -> Result:
             details["ext4_acknowledged_before_a_cut"] = sum(each.acknowledged for each in found)
         if details["model"]:
             for program in (WRITER, FLOW) if n >= _ON_SEVERAL else (WRITER,):
-                cuts = _model(program, folder, [None, *range(seed, seed + 1 + n // 20)], violations)
+                cuts = _model(program, folder, [None, *range(seed, seed + 1 + n // 40)], violations)
                 details[f"model_cuts_of_{program.name}"] = cuts
     return Result(row="powercuts", n=n, seed=seed, violations=violations, details=details)
 

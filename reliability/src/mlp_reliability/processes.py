@@ -41,6 +41,18 @@ def marked(canary: str) -> list[int]:
     return found
 
 
+def described(canary: str) -> str:
+    """Return what the processes with a mark are doing, for the report of one that hangs."""
+    said = []
+    for pid in marked(canary):
+        with suppress(OSError):
+            folder = Path(f"/proc/{pid}")
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            said.append(f"{pid} ({' '.join(parent)}, {(folder / 'wchan').read_text()}): {command[-80:]}")
+    return "; ".join(said)
+
+
 def left_after(canary: str, seconds: float) -> list[int]:
     """Return which processes with a mark are still there after some time; at once when there are none."""
     until = time.monotonic() + seconds

@@ -117,15 +117,15 @@ def recording(log: Path) -> list[str]:
     return ["strace", *options, "-e", "signal=none"]
 
 
-def points(calls: Sequence[Call], root: Path) -> list[Point]:
-    """Return each call of any process that concerns a folder, once."""
+def points(calls: Sequence[Call], root: Path) -> dict[Point, Call]:
+    """Return each point at which some process's call concerns a folder, with the first such call."""
     counts: Counter[tuple[str, str]] = Counter()
-    found: dict[Point, None] = {}
+    found: dict[Point, Call] = {}
     for call in calls:
         counts[call.pid, call.name] += 1
         if any(Path(path).is_relative_to(root) for path in call.paths()):
-            found[Point(call.name, counts[call.pid, call.name])] = None
-    return list(found)
+            found.setdefault(Point(call.name, counts[call.pid, call.name]), call)
+    return found
 
 
 def read_calls(log: Path) -> Iterator[Call]:

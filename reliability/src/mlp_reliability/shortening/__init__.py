@@ -1,0 +1,1 @@
+"""The folder that makes every write short; see its `sitecustomize`."""
