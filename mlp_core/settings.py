@@ -40,6 +40,10 @@ CORE_SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("run.inline_bytes", "int", 8192, "Artifacts up to this size lie in the journal."),
     Setting("run.log_bytes", "int", 32 * 2**20, "How much of what one attempt prints is kept."),
     Setting("run.lease_seconds", "float", 60.0, "How long a run's driver may be silent before the run counts as lost."),
+    Setting("retention.keep", "int", None, "How many of the newest runs of each flow mlp gc keeps."),
+    Setting("retention.older_than", "str", None, "Runs that ended less long ago are kept by mlp gc: 30d, 12h."),
+    Setting("retention.keep_successful", "int", 0, "How many of the newest runs that succeeded mlp gc keeps, too."),
+    Setting("retention.keep_tagged", "list", (), "Runs with one of these tags are kept by mlp gc, too."),
     Setting("package.include", "list", (), "Patterns of files that the code package takes though they are ignored."),
     Setting("package.exclude", "list", (), "Patterns of files that the code package leaves out."),
     Setting("package.max_mb", "int", 100, "The largest code package, in mebibytes."),
@@ -59,6 +63,8 @@ _LEAST: Final[Mapping[str, int]] = {
     "run.lease_seconds": 1,
     "storage.cache_bytes": 0,
     "package.max_mb": 1,
+    "retention.keep": 0,
+    "retention.keep_successful": 0,
     "storage.retry_seconds": 0,
 }
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {

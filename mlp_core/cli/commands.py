@@ -58,6 +58,8 @@ COMMANDS: Final[tuple[tuple[str, tuple[Entry, ...]], ...]] = (
             Entry("sync", "mlp_core.cli.moving", "Copy runs from one store to another."),
             Entry("export", "mlp_core.cli.moving", "Pack a run into one file."),
             Entry("import", "mlp_core.cli.moving", "Unpack a run from a file."),
+            Entry("rm", "mlp_core.cli.upkeep", "Delete runs."),
+            Entry("gc", "mlp_core.cli.upkeep", "Remove what nobody needs, and runs that need not be kept."),
             Entry("fsck", "mlp_core.cli.upkeep", "Check every byte of the store, and mend what can be mended."),
         ),
     ),
