@@ -145,16 +145,16 @@ class Blobs:
 
         One that is new is kept, so an old one is made new.
         """
-        if self.objects.info(key).modified_at > time.time() - _NEW_SECONDS:
-            return True
         path = self.objects.local_path(key)
-        if path is None:
-            return False
         try:
+            if self.objects.info(key).modified_at > time.time() - _NEW_SECONDS:
+                return True
+            if path is None:
+                return False
             os.utime(path)
-        except OSError:  # somebody else's, or gone
+            self._verified.add(path)
+        except OSError:  # somebody else's, or removed in this very moment
             return False
-        self._verified.add(path)
         return True
 
     def verified_path(self, digest: str, size: int) -> Path | None:

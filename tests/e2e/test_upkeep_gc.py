@@ -1,0 +1,159 @@
+"""Clearing a store beside runs that go on, and the commands that do it."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from mlp_core.upkeep import gc
+from mlp_core.upkeep.fsck import check_store
+from mlp_core.upkeep.retention import Retention
+
+if TYPE_CHECKING:
+    import subprocess
+
+    import pytest
+
+    from conftest import Project
+
+FLOW = """
+class Flow(FlowSpec):
+    number = Parameter("number", default=0)
+
+    @step
+    def start(self):
+        self.shared = b"shared" * 4_000
+        self.own = (b"%d" % self.number) * 10_000
+        self.next(self.work)
+
+    @step
+    def work(self):
+        assert self.shared == b"shared" * 4_000
+        self.again = b"again" * 4_000
+        time.sleep(0.05)
+        self.next(self.end)
+
+    @step
+    def end(self):
+        assert len(self.again) == 20_000
+        assert self.own == (b"%d" % self.number) * 10_000
+"""
+
+
+def age(project: Project, seconds: float = 1e7) -> None:
+    """Make everything that is stored old."""
+    moment = time.time() - seconds
+    for path in (project.root / ".mlp/blobs").rglob("sha256-*"):
+        os.utime(path, (moment, moment))
+
+
+def mlp(project: Project, *words: str) -> tuple[int, str]:
+    """Carry out a command of ``mlp``; return its exit status and what it printed."""
+    done = project.command("-m", "mlp_core.cli", *words)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def blobs(project: Project) -> set[str]:
+    """Return the names of all blobs."""
+    return {path.name for path in (project.root / ".mlp/blobs").rglob("sha256-*")}
+
+
+def test_clearing_beside_runs_breaks_none(new_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While 20 runs write what runs before them had left, and end, clearings that never pause take nothing of theirs.
+
+    What takes an hour otherwise is made to take two seconds, on both sides, so that what was written is soon old.
+    """
+    monkeypatch.setattr(gc, "LEAST_GRACE", 2.0)
+    file = new_project.write("import mlp_core.store.blobs\nmlp_core.store.blobs._NEW_SECONDS = 2.0\n" + FLOW, "flow.py")
+    new_project.run(FLOW)
+    store = new_project.session().open_store(create=False)
+    stop = threading.Event()
+    removed: Counter[str] = Counter()
+
+    def clear_always() -> None:
+        while not stop.is_set():
+            cleared = gc.clear_store(store, Retention(keep=0), now=time.time(), grace=2.0)
+            removed.update(rounds=1, runs=len(cleared.runs), blobs=cleared.blobs)
+
+    failed: list[str] = []
+    with ThreadPoolExecutor(1) as pool:
+        clearing = pool.submit(clear_always)
+        waiting = [str(number % 4) for number in range(20)]
+        running: list[subprocess.Popen[str]] = []
+        try:
+            while waiting or running:
+                while waiting and len(running) < 5:
+                    running.append(new_project.start(str(file), "run", "--quiet", "--number", waiting.pop()))
+                out, err = running[0].communicate(timeout=100)
+                if running.pop(0).returncode:
+                    failed.append(out + err)
+        finally:
+            stop.set()
+            for process in running:
+                process.kill()
+        clearing.result(timeout=60)
+    assert not failed, failed[0]
+    assert removed["rounds"] > 5
+    assert removed["runs"] > 5
+    assert removed["blobs"] > 5
+    assert [finding for finding in check_store(store.objects).findings if finding.severity == "damage"] == []
+
+
+def test_the_commands_remove_and_tell(new_project: Project) -> None:
+    """A dry run tells what would go and changes nothing; then it goes; a deleted run is not there any more."""
+    first, second = (new_project.run(FLOW, parameters={"number": number}) for number in (1, 2))
+    age(new_project)
+    before = blobs(new_project)
+    status, text = mlp(new_project, "gc", "--keep", "1", "--dry-run", "--json")
+    planned = json.loads(text)
+    assert (status, planned["runs"], planned["blobs"]) == (0, [f"Flow/{first.run_id}"], 1)
+    assert blobs(new_project) == before
+    status, text = mlp(new_project, "gc", "--keep", "1")
+    assert (status, f"Flow/{first.run_id} removed" in text) == (0, True)
+    assert new_project.runs() == [second.run_id]
+    assert len(before - blobs(new_project)) == 1
+    assert second.value("shared") == b"shared" * 4_000
+    assert mlp(new_project, "rm", f"Flow/{second.run_id}")[0] == 0
+    assert new_project.runs() == []
+    assert mlp(new_project, "rm", f"Flow/{second.run_id}")[0] == 2
+    assert mlp(new_project, "gc")[0] == 0
+    assert blobs(new_project) == set()
+    assert mlp(new_project, "fsck")[0] == 0
+    assert mlp(new_project, "list")[1].startswith("no run yet")
+
+
+def test_the_settings_are_the_policy(new_project: Project) -> None:
+    """Without options the project's settings say which runs are kept; an option that keeps alone is refused."""
+    runs = [
+        new_project.run(FLOW, parameters={"number": number}, tags=("dear",) if number == 0 else ())
+        for number in range(3)
+    ]
+    (new_project.root / "mlp.toml").write_text('[retention]\nkeep = 1\nkeep_tagged = ["dear"]\n')
+    assert mlp(new_project, "gc")[0] == 0
+    assert new_project.runs() == [runs[2].run_id, runs[0].run_id]
+    for words in (("--keep-tagged", "x"), ("--keep-successful", "1"), ("--older-than", "x"), ("--keep", "-1")):
+        status, text = mlp(new_project, "gc", *words)
+        assert (status, text.startswith("error: ")) == (2, True), words
+    assert len(new_project.runs()) == 2
+
+
+def test_a_run_that_goes_on_is_refused(new_project: Project) -> None:
+    """A run whose driver is there is not deleted; the message tells which process that is."""
+    file = new_project.write(FLOW.replace("time.sleep(0.05)", "time.sleep(60)"), "flow.py")
+    with new_project.start(str(file), "run", "--quiet") as process:
+        while not list((new_project.root / ".mlp").glob("flows/Flow/*/journal")):
+            time.sleep(0.05)
+        run_id = new_project.runs()[0]
+        status, text = mlp(new_project, "rm", f"Flow/{run_id}")
+        assert (status, f"process {process.pid}" in text) == (2, True)
+        status, text = mlp(new_project, "gc", "--grace", "1m")
+        assert (status, "--grace 1h" in text) == (2, True)
+        process.terminate()
+        process.communicate(timeout=30)
+    assert mlp(new_project, "rm", f"Flow/{run_id}")[0] == 0
