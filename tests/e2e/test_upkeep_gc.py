@@ -8,16 +8,17 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+import pytest
+
+from mlp_core.cli import main
 from mlp_core.upkeep import gc
 from mlp_core.upkeep.fsck import check_store
 from mlp_core.upkeep.retention import Retention
 
 if TYPE_CHECKING:
     import subprocess
-
-    import pytest
 
     from conftest import Project
 
@@ -52,11 +53,24 @@ def age(project: Project, seconds: float = 1e7) -> None:
         os.utime(path, (moment, moment))
 
 
-def mlp(project: Project, *words: str) -> tuple[int, str]:
-    """Carry out a command of ``mlp``; return its exit status and what it printed."""
-    done = project.command("-m", "mlp_core.cli", *words)
-    assert "Traceback" not in done.stderr
-    return done.returncode, done.stdout + done.stderr
+class Command(Protocol):
+    """Carries out a command of ``mlp``."""
+
+    def __call__(self, *words: str) -> tuple[int, str]:
+        """Return its exit status and what it printed."""
+
+
+@pytest.fixture
+def mlp(capfd: pytest.CaptureFixture[str]) -> Command:
+    """The command line, in this process."""
+
+    def carry_out(*words: str) -> tuple[int, str]:
+        capfd.readouterr()
+        status = main([words[0], "--no-plugins", *words[1:]])
+        out, err = capfd.readouterr()
+        return status, out + err
+
+    return carry_out
 
 
 def blobs(project: Project) -> set[str]:
@@ -105,55 +119,55 @@ def test_clearing_beside_runs_breaks_none(new_project: Project, monkeypatch: pyt
     assert [finding for finding in check_store(store.objects).findings if finding.severity == "damage"] == []
 
 
-def test_the_commands_remove_and_tell(new_project: Project) -> None:
+def test_the_commands_remove_and_tell(new_project: Project, mlp: Command) -> None:
     """A dry run tells what would go and changes nothing; then it goes; a deleted run is not there any more."""
     first, second = (new_project.run(FLOW, parameters={"number": number}) for number in (1, 2))
     age(new_project)
     before = blobs(new_project)
-    status, text = mlp(new_project, "gc", "--keep", "1", "--dry-run", "--json")
+    status, text = mlp("gc", "--keep", "1", "--dry-run", "--json")
     planned = json.loads(text)
     assert (status, planned["runs"], planned["blobs"]) == (0, [f"Flow/{first.run_id}"], 1)
     assert blobs(new_project) == before
-    status, text = mlp(new_project, "gc", "--keep", "1")
+    status, text = mlp("gc", "--keep", "1")
     assert (status, f"Flow/{first.run_id} removed" in text) == (0, True)
     assert new_project.runs() == [second.run_id]
     assert len(before - blobs(new_project)) == 1
     assert second.value("shared") == b"shared" * 4_000
-    assert mlp(new_project, "rm", f"Flow/{second.run_id}")[0] == 0
+    assert mlp("rm", f"Flow/{second.run_id}")[0] == 0
     assert new_project.runs() == []
-    assert mlp(new_project, "rm", f"Flow/{second.run_id}")[0] == 2
-    assert mlp(new_project, "gc")[0] == 0
+    assert mlp("rm", f"Flow/{second.run_id}")[0] == 2
+    assert mlp("gc")[0] == 0
     assert blobs(new_project) == set()
-    assert mlp(new_project, "fsck")[0] == 0
-    assert mlp(new_project, "list")[1].startswith("no run yet")
+    assert mlp("fsck")[0] == 0
+    assert mlp("list")[1].startswith("no run yet")
 
 
-def test_the_settings_are_the_policy(new_project: Project) -> None:
+def test_the_settings_are_the_policy(new_project: Project, mlp: Command) -> None:
     """Without options the project's settings say which runs are kept; an option that keeps alone is refused."""
     runs = [
         new_project.run(FLOW, parameters={"number": number}, tags=("dear",) if number == 0 else ())
         for number in range(3)
     ]
     (new_project.root / "mlp.toml").write_text('[retention]\nkeep = 1\nkeep_tagged = ["dear"]\n')
-    assert mlp(new_project, "gc")[0] == 0
+    assert mlp("gc")[0] == 0
     assert new_project.runs() == [runs[2].run_id, runs[0].run_id]
     for words in (("--keep-tagged", "x"), ("--keep-successful", "1"), ("--older-than", "x"), ("--keep", "-1")):
-        status, text = mlp(new_project, "gc", *words)
+        status, text = mlp("gc", *words)
         assert (status, text.startswith("error: ")) == (2, True), words
     assert len(new_project.runs()) == 2
 
 
-def test_a_run_that_goes_on_is_refused(new_project: Project) -> None:
+def test_a_run_that_goes_on_is_refused(new_project: Project, mlp: Command) -> None:
     """A run whose driver is there is not deleted; the message tells which process that is."""
     file = new_project.write(FLOW.replace("time.sleep(0.05)", "time.sleep(60)"), "flow.py")
     with new_project.start(str(file), "run", "--quiet") as process:
         while not list((new_project.root / ".mlp").glob("flows/Flow/*/journal")):
             time.sleep(0.05)
         run_id = new_project.runs()[0]
-        status, text = mlp(new_project, "rm", f"Flow/{run_id}")
+        status, text = mlp("rm", f"Flow/{run_id}")
         assert (status, f"process {process.pid}" in text) == (2, True)
-        status, text = mlp(new_project, "gc", "--grace", "1m")
+        status, text = mlp("gc", "--grace", "1m")
         assert (status, "--grace 1h" in text) == (2, True)
         process.terminate()
         process.communicate(timeout=30)
-    assert mlp(new_project, "rm", f"Flow/{run_id}")[0] == 0
+    assert mlp("rm", f"Flow/{run_id}")[0] == 0
