@@ -8,7 +8,7 @@ import stat
 import tarfile
 import tempfile
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mlp_core.errors import StoreDamaged
 from mlp_core.folders import made_folder
@@ -60,9 +60,12 @@ def code_folder(code: CodeRef, values: Values) -> Path | None:
 
     Code without a root is that of a deployed version: it runs from its package everywhere.
     """
-    if code.package is None or (code.root and (Path(code.root) / code.file).is_file()):
-        return None
-    return unpacked(code.package, values)
+    return None if code.package is None or is_here(code) else unpacked(code.package, values)
+
+
+def is_here(code: CodeRef) -> bool:
+    """Tell whether this host has a flow's file, in the project that it was run from."""
+    return bool(code.root) and (Path(code.root) / code.file).is_file()
 
 
 def unpack(content: bytes, folder: Path) -> None:

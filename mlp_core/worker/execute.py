@@ -25,7 +25,7 @@ from mlp_core.parameters import parameters_of
 from mlp_core.settings import Settings
 from mlp_core.store import Store
 from mlp_core.store.faults import opened
-from mlp_core.unpack import code_folder
+from mlp_core.unpack import code_folder, is_here
 from mlp_core.values import Values
 from mlp_core.worker.failures import describe_exception, one_line, user_traceback
 from mlp_core.worker.hiding import Hiding
@@ -71,10 +71,13 @@ def prepare(request: StepRequest) -> Callable[[StepRequest], StepOutcome]:
 
 def _code_folder(request: StepRequest, hooks: Hooks) -> Path | None:
     """Return where the code package is unpacked, on hosts that do not have the project's folder; else None."""
-    if request.code.package is None:
+    if request.code.package is None or is_here(request.code):
         return None
-    store = Store.open(opened(request.store, hooks.open_store), create=False)
-    return code_folder(request.code, Values(hooks, store.blobs()))
+    objects = opened(request.store, hooks.open_store)
+    try:
+        return code_folder(request.code, Values(hooks, Store.open(objects, create=False).blobs()))
+    finally:
+        objects.close()  # and with it what would not survive a fork
 
 
 def _failing(error: Exception) -> Callable[[StepRequest], StepOutcome]:

@@ -6,15 +6,20 @@ fill, bytecode specialises. Done before the fork, this is paid once; a task's ow
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from mlp_core.loading import MARK
+from mlp_core.store import Store
+from mlp_core.store.faults import opened
 from mlp_hookspecs import ArtifactRef, ForeachFrame, StepNode, StepOutcome, StepRequest, TaskInput, TaskKey, wire
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mlp_core.worker.execute import Worker
 
 _ROUNDS = 8
@@ -31,6 +36,12 @@ def rehearse(worker: Worker, request: StepRequest) -> None:
     request : StepRequest
         A request of the run.
     """
+    with _local_store(worker, request.store) as store:
+        _rehearse(worker, attrs.evolve(request, store=store))
+
+
+def _rehearse(worker: Worker, request: StepRequest) -> None:
+    """Run the step."""
     flow = _rehearsal_flow(worker.flow)
     stand_in = attrs.evolve(worker, flow=flow, is_rehearsal=True)
     item = _small(b"1", "int")
@@ -46,6 +57,25 @@ def rehearse(worker: Worker, request: StepRequest) -> None:
     for _ in range(_ROUNDS):
         outcome = stand_in(wire.loads(StepRequest, wire.dumps(task)))
         wire.decode(StepOutcome, wire.encode(outcome))
+
+
+@contextlib.contextmanager
+def _local_store(worker: Worker, url: str) -> Iterator[str]:
+    """Give the URL of a store that can be used before a fork.
+
+    What libraries of buckets start would not survive it. What they import does: it is imported now, for all tasks.
+    """
+    if "://" not in url or url.startswith("file:"):
+        yield url
+        return
+    import tempfile
+
+    opened(url, worker.hooks.open_store).close()
+    with tempfile.TemporaryDirectory(prefix="mlp-rehearsal-") as folder:
+        objects = worker.hooks.open_store(folder)
+        Store.open(objects, create=True)
+        objects.close()
+        yield folder
 
 
 def _rehearsal_flow(flow: type[Any]) -> type[Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import os
+import threading
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
@@ -46,6 +48,31 @@ class Version:
     tag: str = ""
 
 
+class Loop:
+    """The event loop of one filesystem, in a thread of its own.
+
+    That of fsspec itself would go on when the store is closed, and no process with a thread should be forked.
+
+    Attributes
+    ----------
+    loop : asyncio.AbstractEventLoop
+        The loop.
+    """
+
+    def __init__(self) -> None:
+        """Start the thread."""
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="mlp-store", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread, with those that the loop has started."""
+        asyncio.run_coroutine_threadsafe(self.loop.shutdown_default_executor(), self.loop).result()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+
 class Filesystem:
     """Any filesystem of fsspec, opened for one process.
 
@@ -57,8 +84,9 @@ class Filesystem:
         The store's folder in it, as its own path.
     """
 
-    def __init__(self, fs: Any, root: str) -> None:
-        """Take it over."""
+    def __init__(self, fs: Any, root: str, loop: Loop | None = None) -> None:
+        """Take it over, with the loop that it was made for."""
+        self._loop = loop
         self._fs = fs
         self._root = root
         protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
@@ -133,6 +161,8 @@ class Filesystem:
 
     def close(self) -> None:
         """Release what it holds."""
+        if self._loop is not None:
+            self._loop.close()
 
     def _temporary(self) -> str:
         """Return the path for an object that is not whole yet."""
@@ -220,11 +250,18 @@ def open_filesystem(url: str, root: str, options: Mapping[str, Any]) -> Filesyst
     # Of a URL such as sftp://host/folder the host is an argument, too.
     given = copy.deepcopy({**kind._get_kwargs_from_urls(url), **options})  # noqa: SLF001 # how fsspec itself asks
     given |= {"use_listings_cache": False, "skip_instance_cache": True}
-    if protocol in S3:
-        from mlp_core.builtin.fsspec_store.s3 import open_s3
+    if not kind.async_impl:
+        return (MemoryFilesystem if protocol == "memory" else Filesystem)(kind(**given), root)
+    loop = Loop()
+    try:
+        if protocol in S3:
+            from mlp_core.builtin.fsspec_store.s3 import open_s3
 
-        return open_s3(kind, root, given)
-    return (MemoryFilesystem if protocol == "memory" else Filesystem)(kind(**given), root)
+            return open_s3(kind, root, given, loop)
+        return Filesystem(kind(**given, loop=loop.loop), root, loop)
+    except BaseException:
+        loop.close()
+        raise
 
 
 def _modified(info: Mapping[str, Any]) -> float:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from mlp_core.builtin.fsspec_store.filesystems import Filesystem, Version
+from mlp_core.builtin.fsspec_store.filesystems import Filesystem, Loop, Version
 from mlp_hookspecs.handles import ObjectInfo
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ _CONFIG: Final[Mapping[str, Any]] = {
     "read_timeout": 30,
     "max_pool_connections": 32,
 }
+_CLOSE_SECONDS: Final = 2.0
 _PART_BYTES: Final = 8 << 20
 _MOST_PARTS: Final = 9_000  # S3 takes ten thousand
 
@@ -89,8 +90,13 @@ class S3Filesystem(Filesystem):
 
     def close(self) -> None:
         """Close the connections."""
-        if self._fs._s3 is not None:  # noqa: SLF001 # s3fs has no public way
-            self._fs.close_session(self._fs.loop, self._fs._s3creator)  # noqa: SLF001 # as above
+        from fsspec.asyn import sync
+
+        creator = getattr(self._fs, "_s3creator", None)  # s3fs has no public way that waits; None before the first use
+        if creator is not None:
+            with suppress(TimeoutError):
+                sync(self._fs.loop, creator.__aexit__, None, None, None, timeout=_CLOSE_SECONDS)
+        super().close()
 
     def _ask(self, method: str, path: str, **arguments: object) -> Any:
         """Carry out a request about one object."""
@@ -104,7 +110,7 @@ class S3Filesystem(Filesystem):
         return self._fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **begin, **arguments)
 
 
-def open_s3(kind: Any, root: str, arguments: dict[str, Any]) -> S3Filesystem:
+def open_s3(kind: Any, root: str, arguments: dict[str, Any], loop: Loop) -> S3Filesystem:
     """Open S3 for this process.
 
     Parameters
@@ -115,12 +121,14 @@ def open_s3(kind: Any, root: str, arguments: dict[str, Any]) -> S3Filesystem:
         The store's folder: bucket, slash, prefix.
     arguments : dict of str to object
         Arguments of the class.
+    loop : Loop
+        What carries out its requests.
     """
     arguments.setdefault("session", _session(arguments.pop("profile", None)))
     arguments["config_kwargs"] = {**copy.deepcopy(dict(_CONFIG)), **arguments.get("config_kwargs", {})}
-    fs = kind(**arguments)
+    fs = kind(**arguments, loop=loop.loop)
     fs.retries = 1
-    return S3Filesystem(fs, root)
+    return S3Filesystem(fs, root, loop)
 
 
 @functools.cache
