@@ -170,8 +170,10 @@ def _show_report(report: Report, url: str) -> None:
         put(_told(finding))
     counts = {word: sum(f.severity == kind for f in report.findings) for kind, word in _COUNTED.items()}
     found = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    if not any(finding.severity in ("damage", "exposure") for finding in report.findings):
+        found = ", ".join(("everything is as it was written", *((found,) if found else ())))
     checked = f"{plural(report.objects, 'object')}, {plural(report.runs, 'run')}, {size(report.size)}"
-    put(f"{place(url)}: {found or 'everything is as it was written'} ({checked})")
+    put(f"{place(url)}: {found} ({checked})")
 
 
 def _told(finding: Finding) -> str:
