@@ -222,7 +222,9 @@ class LogReader:
         for (_, start), (end, _) in itertools.pairwise(ends):
             if start < end:
                 window = self._content.read(start, min(end, start + _WINDOW))
-                yield start, end, len(window) < _HEADER_SIZE or _may_be_unfinished(window, 0)
+                # A power cut may leave a file its new length and not its new content.
+                ends_in_zeros = end == size and self._content.read(end - 1, end) == b"\0"
+                yield start, end, len(window) < _HEADER_SIZE or _may_be_unfinished(window, 0) or ends_in_zeros
 
 
 def _frame_at(window: bytes, position: int) -> tuple[str, Stream, float, int] | None:

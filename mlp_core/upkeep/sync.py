@@ -125,9 +125,16 @@ def chosen_runs(
     else:
         flows = source.flows() if flow is None else [flow]
         found = [(each, run_id) for each in flows for run_id in reversed(source.run_ids(each))]
+        found = [run for run in found if _has_begun(source.objects, *run)]
         if flow is not None and not found:
             raise NotFound(f"there is no run of flow {flow} in {source.url}")
     return [(each, run_id) for each, run_id in found if run_id >= first and flow in (None, each)]
+
+
+def _has_begun(objects: ObjectStore, flow: str, run_id: str) -> bool:
+    """Tell whether there is a run, and not only the lock of one whose driver died before its first record."""
+    path = objects.local_path(layout.journal(flow, run_id))
+    return path is None or path.exists()
 
 
 def sync_runs(

@@ -175,3 +175,15 @@ def test_other_writers_logs_are_read_too(objects: FileStore) -> None:
 def test_a_run_that_printed_nothing_has_no_log(objects: FileStore) -> None:
     """No log is no error."""
     assert list(read_logs(objects, *RUN)) == []
+
+
+def test_zeros_at_the_end_are_unfinished() -> None:
+    """What a power cut has left of the last frame is told from one that changed: a part of it, zeros, or both."""
+    first, second = (encode_frame(LogChunk("start/0/0", "stdout", 1.0, text)) for text in (b"one", b"two"))
+    for left in (second[:10], bytes(len(second)), second[:10] + bytes(len(second) - 10)):
+        reader = LogReader(MemoryObjects(first + left), "log")  # type: ignore[arg-type] # as above
+        reader.refresh()
+        assert list(reader.gaps()) == [(len(first), len(first) + len(left), True)]
+    reader = LogReader(MemoryObjects(first[:-1] + b"x" + second), "log")  # type: ignore[arg-type] # as above
+    reader.refresh()
+    assert list(reader.gaps()) == [(0, len(first), False)]
