@@ -163,7 +163,7 @@ class StoreFenced(StoreError):  # noqa: N818 # as above
     """The run was taken over by another process, or its driver was away for too long: nothing more is committed."""
 
 
-class StoreUntrusted(StoreError):
+class StoreUntrusted(StoreError):  # noqa: N818 # as above
     """Content that might run code, from records that are to be signed and are not."""
 
 

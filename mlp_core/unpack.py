@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -17,6 +18,12 @@ from mlp_core.names import shown
 if TYPE_CHECKING:
     from mlp_core.values import Values
     from mlp_hookspecs import ArtifactRef, CodeRef
+
+
+_IMPOSSIBLE: Final = frozenset(
+    (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+)
+"""What a file system says of a name that cannot be, or be twice; all else is not the archive's fault."""
 
 
 def unpacked(package: ArtifactRef, values: Values) -> Path:
@@ -91,13 +98,19 @@ def unpack(content: bytes, folder: Path) -> None:
                 source = archive.extractfile(entry)
                 with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                     file.write(source.read() if source is not None else b"")
-    except (tarfile.TarError, FileExistsError, NotADirectoryError) as error:
+    except OSError as error:
+        if error.errno not in _IMPOSSIBLE:
+            raise
         raise StoreDamaged(f"the code package is damaged: {error}") from error
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError, MemoryError) as error:
+        raise StoreDamaged(f"the code package is damaged: {type(error).__name__}: {error}") from error
 
 
 def _checked_name(entry: tarfile.TarInfo) -> PurePosixPath:
     """Return an entry's name; StoreDamaged where it is no plain file below the folder."""
     name = PurePosixPath(entry.name)
-    if not entry.isreg() or name.is_absolute() or ".." in name.parts or not name.parts or "\0" in entry.name:
+    # One with holes can say that it is of any size.
+    is_plain = entry.isreg() and not entry.issparse()
+    if not is_plain or name.is_absolute() or ".." in name.parts or not name.parts or "\0" in entry.name:
         raise StoreDamaged(f"the code package holds {shown(entry.name)}, which is no plain file below its folder")
     return name

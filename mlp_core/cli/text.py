@@ -18,6 +18,7 @@ _UNSAFE_IN_TEXT = re.compile(f"[{_UNSAFE}]")
 _UNSAFE_IN_NAME = re.compile(f"[\t\n{_UNSAFE}]")
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_LONGEST = 10_000 * 365 * _DAY
 _KIBI = 1024
 
 
@@ -86,6 +87,8 @@ def duration(seconds: float) -> str:
     >>> [duration(s) for s in (0.004, 2.345, 61, 3725, 90000)]
     ['4 ms', '2.3 s', '1 min 01 s', '1 h 02 min', '1 d 1 h']
     """
+    if not seconds < _LONGEST:  # so that it is told of what is no number, too
+        return "unknown"
     if seconds < 1:
         return f"{max(seconds, 0) * 1000:.0f} ms"
     if seconds < _MINUTE:
@@ -126,10 +129,13 @@ def place(url: str) -> str:
 
 
 def moment(seconds: float) -> str:
-    """Return a time in the user's time zone, to the second."""
+    """Return a time in the user's time zone, to the second; what a store says may be none."""
     import time
 
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return "unknown"
 
 
 def plural(count: int, word: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from mlp_core.client.contents import Code
 from mlp_core.client.handle import RunHandle, system_tags
 from mlp_core.client.reader import Client, default_client
-from mlp_core.errors import NotFound
+from mlp_core.errors import NotFound, StoreDamaged
 from mlp_core.names import Pathspec, shown
 
 if TYPE_CHECKING:
@@ -205,4 +205,7 @@ def found(make: Callable[[], _Child]) -> _Child:
 
 def local_time(seconds: float) -> datetime:
     """Return a moment in the local time zone."""
-    return datetime.fromtimestamp(seconds).astimezone()
+    try:
+        return datetime.fromtimestamp(seconds).astimezone()
+    except (OverflowError, ValueError, OSError):
+        raise StoreDamaged(f"the store says that something was at {seconds!r}, which is no time") from None

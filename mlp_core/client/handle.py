@@ -279,5 +279,8 @@ def system_tags(state: RunState) -> frozenset[str]:
 
 
 def day_tag(seconds: float) -> str:
-    """Return the tag with the day of a moment, in UTC."""
-    return time.strftime("date:%Y-%m-%d", time.gmtime(seconds))
+    """Return the tag with the day of a moment, in UTC; what a store says may be none."""
+    try:
+        return time.strftime("date:%Y-%m-%d", time.gmtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return "date:unknown"

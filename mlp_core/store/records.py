@@ -384,7 +384,9 @@ def decode_line(line: bytes) -> tuple[int, Record | None] | None:
         return None
     try:
         data: dict[str, Any] = json.loads(text)
-        kind = KINDS.get(data["kind"])
-        return data["n"], None if kind is None else wire.decode(kind, data["data"])
-    except (ValueError, KeyError, TypeError):
+        number, kind = data["n"], KINDS.get(data["kind"])
+        if type(number) is not int:
+            return None
+        return number, None if kind is None else wire.decode(kind, data["data"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import attrs
 
-from mlp_core.errors import StoreDamaged
+from mlp_core import names
+from mlp_core.errors import NameRefused, StoreDamaged
 from mlp_core.store.records import (
     AttemptFinished,
     AttemptStarted,
@@ -140,6 +141,9 @@ class RunState:
         self.is_signed = True
         self._tag_changes: list[TagsChanged] = []
         self._nodes = {node.name: node for node in began.graph.steps}
+        for name in (began.run.flow, *self._nodes):
+            if not _is_identifier(name):
+                raise self._contradiction(f"has the name {names.shown(name)}")
         self._visible: dict[TaskKey, Mapping[str, ArtifactRef]] = {}
 
     @property
@@ -196,8 +200,14 @@ class RunState:
             case RunSealed():
                 raise self._contradiction("has its own summary in it")
 
+    def _check(self, key: TaskKey) -> None:
+        """Refuse a task of a step that the graph does not have."""
+        if key.step not in self._nodes:
+            raise self._contradiction(f"has a task of the step {names.shown(key.step)}, which its graph does not have")
+
     def _apply_started(self, record: AttemptStarted) -> None:
         """Take up the start of an attempt."""
+        self._check(record.key)
         task = self.tasks.get(record.key) or TaskState(record.key)
         if any(attempt.number == record.attempt for attempt in task.attempts):
             raise self._contradiction(f"starts attempt {record.attempt} of {record.key.path} twice")
@@ -206,6 +216,7 @@ class RunState:
 
     def _apply_finished(self, record: AttemptFinished) -> None:
         """Take up the end of an attempt; its start may not have been recorded."""
+        self._check(record.key)
         task = self.tasks.get(record.key) or TaskState(record.key)
         begun = [attempt for attempt in task.attempts if attempt.number == record.attempt]
         if begun and begun[0].outcome is not None:
@@ -222,6 +233,7 @@ class RunState:
 
     def _apply_reused(self, record: TaskReused) -> None:
         """Take up a task of an earlier run."""
+        self._check(record.key)
         if record.key in self.tasks:
             raise self._contradiction(f"reuses {record.key.path}, which it has run")
         attempt = AttemptState(0, "", None, record.time, record.outcome)
@@ -248,7 +260,11 @@ class RunState:
         while current is not None and visible is None:
             visible = self._visible.get(current)
             if visible is None:
-                task = self.tasks[current]
+                task = self.tasks.get(current)
+                if task is None and not chain:
+                    raise KeyError(current)
+                if task is None or len(chain) > len(self.tasks):
+                    raise self._contradiction(f"does not tell what {key.path} goes back to")
                 chain.append(task)
                 current = None if self._nodes[current.step].is_join or not task.parents else task.parents[0]
         if visible is None:
@@ -263,6 +279,15 @@ class RunState:
                     visible.pop(name, None)
             self._visible[task.key] = visible
         return visible
+
+
+def _is_identifier(name: str) -> bool:
+    """Tell whether a name passes the grammar: what lies in a store may have any."""
+    try:
+        names.identifier(name, "name")
+    except NameRefused:
+        return False
+    return True
 
 
 def changed_tags(tags: Sequence[str], changes: Sequence[TagsChanged]) -> tuple[str, ...]:

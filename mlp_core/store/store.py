@@ -495,11 +495,12 @@ class RunReader:
         # Before the journal: a driver that ends in between has written its last record.
         pulse = Pulse.take(objects, flow, run_id)
         records = self._new_records()
-        if not records or not isinstance(records[0], RunBegan):
+        began = records[0] if records else None
+        if not isinstance(began, RunBegan) or (began.run.flow, began.run.run_id) != (flow, run_id):
             raise StoreDamaged(
                 f"the journal of {flow}/{run_id} in {objects.url} does not begin with the run's beginning"
             )
-        self.state = RunState(records[0])
+        self.state = RunState(began)
         self._update(pulse, [*records[1:], *self._new_segments()])
         if self.state.ended is None and read_seal(objects, flow, run_id) is not None:
             self.refresh()  # it may have ended in between

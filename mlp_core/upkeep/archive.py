@@ -281,8 +281,9 @@ class Archive:
             yield
         except UsageError as error:
             raise UsageError(f"{self._path} is refused: {error.message}", hint=error.hint) from None
-        except OSError as error:
-            raise UsageError(f"{self._path} cannot be read: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:  # a path that can be none
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"{self._path} cannot be read: {reason}") from error
 
     def _read_records(self) -> Copied:
         """Read what stands first: the journal, and the segments that hold records."""

@@ -85,3 +85,37 @@ def test_a_package_comes_out_as_it_went_in(tmp_path: Path, monkeypatch: pytest.M
     assert code_folder(attrs.evolve(code, root=str(tmp_path / "gone")), values) == folder
     monkeypatch.chdir(root)
     assert code_folder(attrs.evolve(code, root=""), values) == folder
+
+
+def test_a_file_with_holes_is_refused(tmp_path: Path) -> None:
+    """A header of a few bytes can say that a file is of any size: nothing of it is written."""
+    header = bytearray(tarfile.TarInfo("bomb.py").tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = b"S"
+    header[483:495] = b"77777777777\0"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    with pytest.raises(StoreDamaged, match=r"bomb\.py"):
+        unpack(bytes(header) + bytes(1024), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "size", [b"\xff" * 12, b"\x80" + b"\xff" * 11, b"77777777777\0"], ids=["negative", "huge", "large"]
+)
+@pytest.mark.parametrize("kind", [b"0", b"x", b"L", b"g"], ids=["file", "pax", "long name", "global"])
+def test_sizes_that_cannot_be_are_refused(tmp_path: Path, size: bytes, kind: bytes) -> None:
+    """Whatever a header says of its size, the answer is that the package is damaged, and soon."""
+    header = bytearray(tarfile.TarInfo("flow.py").tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = size
+    header[156:157] = kind
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    with pytest.raises(StoreDamaged):
+        unpack(bytes(header) * 2 + bytes(1024), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "dir/" * 2000 + "x"], ids=["long name", "long path"])
+def test_names_that_no_file_can_have_are_refused(tmp_path: Path, name: str) -> None:
+    """A name that the file system refuses is the archive's fault."""
+    with pytest.raises(StoreDamaged):
+        unpack(archive(entry(name)), tmp_path)

@@ -85,7 +85,11 @@ def dumps(value: object) -> bytes:
 
 def loads(cls: type[_T], data: bytes | str) -> _T:
     """Return the value that `dumps` made bytes of; ValueError as `decode`."""
-    return decode(cls, json.loads(data))
+    try:
+        return decode(cls, json.loads(data))
+    except RecursionError:
+        message = f"{cls.__name__}: the data is nested too deeply"
+        raise ValueError(message) from None
 
 
 def prepare(*classes: type[Any]) -> None:
@@ -189,15 +193,16 @@ def _codec(hint: Any, *, encoding: bool) -> _Codec:  # noqa: PLR0911 # a type hi
     if hint is bytes:
         return _encode_bytes if encoding else _decode_bytes
     if hint is Any or origin is Literal:
-        return _same
+        # Not which of a literal's choices: a newer version may have more.
+        return _same if encoding or hint is Any else _choice(frozenset(type(argument) for argument in arguments))
     if isinstance(hint, type) and origin is None:
         if attrs.has(hint):
             return encode if encoding else _late_decoder(hint)
         return _same if encoding else _checked(hint)
     if origin in (Union, types.UnionType):
         inner = [a for a in arguments if a is not type(None)]
-        if len(inner) > 1:
-            return _same  # a choice of scalars, as for a setting's default
+        if len(inner) > 1:  # a choice of scalars, as for a setting's default, or of lists of them
+            return _same if encoding else _simple
         return _optional(_codec(inner[0], encoding=encoding))
     if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:  # noqa: PLR2004 # tuple[item, ...]
         return _sequence(_codec(arguments[0], encoding=encoding), list if encoding else tuple)
@@ -225,6 +230,27 @@ def _checked(cls: type) -> _Codec:
         return value
 
     return run
+
+
+def _choice(allowed: frozenset[type]) -> _Codec:
+    """Return a decoder that lets only values of some types pass."""
+
+    def run(value: object) -> object:
+        if type(value) not in allowed:
+            message = f"expected {' or '.join(sorted(kind.__name__ for kind in allowed))}, got {value!r:.80}"
+            raise ValueError(message)
+        return value
+
+    return run
+
+
+def _simple(value: object) -> object:
+    """Return a scalar or a flat list of scalars; ValueError for anything else."""
+    for item in value if isinstance(value, list | tuple) else (value,):
+        if not isinstance(item, str | int | float | None):
+            message = f"expected a scalar or a list of scalars, got {value!r:.80}"
+            raise ValueError(message)  # noqa: TRY004 # bad data is bad whatever its type
+    return value
 
 
 def _optional(codec: _Codec) -> _Codec:
