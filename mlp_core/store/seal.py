@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from mlp_core.errors import StoreError
@@ -29,7 +30,10 @@ def seal_run(objects: ObjectStore, began: RunBegan, ended: RunEnded, file: Appen
         if isinstance(file, GrowingWriter) and not file.seal():
             return False
         journal = read_growing(objects, key)
-        logs_size, logs_digest = hash_logs(objects, layout.logs(run.flow, run.run_id))
+        logs = layout.logs(run.flow, run.run_id)
+        with suppress(FileNotFoundError):
+            objects.sync([logs])  # a driver that died has not
+        logs_size, logs_digest = hash_logs(objects, logs)
         sealed = RunSealed(
             run, began.time, ended, began.has_driver, len(journal), sha256(journal), logs_size, logs_digest
         )
