@@ -30,6 +30,8 @@ from mlp_hookspecs.process import die_with_parent
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from mlp_core.settings import Settings
+
 _SHORTEST, _LONGEST = 0.02, 0.5
 _MAX_FAILURES = 3
 
@@ -46,12 +48,12 @@ def main() -> int:
     given: dict[str, Any] = json.load(sys.stdin)
     sys.path += [folder for folder in given["path"] if folder not in sys.path]
     plugins = [wire.decode(PluginId, data) for data in given["plugins"]]
-    hooks, _ = build_worker_hooks(plugins, given["settings"])
+    hooks, settings = build_worker_hooks(plugins, given["settings"])
     silenced = {wire.decode(PluginId, data) for data in given["silenced"]}
-    observers = Observers(hooks, Path(given["telling"]), silenced)
+    observers = Observers(hooks, Path(given["telling"]), silenced, settings)
     if "event" in given:
         for _, error in observers.tell(wire.decode(Deployed, given["event"])):
-            sys.stderr.write(f"warning: {error}\n")
+            sys.stderr.write(f"warning: {settings.masked(str(error))}\n")
         return 0
     try:
         store = Store.open(hooks.open_store(given["store"]), create=False)
@@ -72,10 +74,13 @@ class Observers:
         The file that says whose code was entered, for the time after a death.
     silenced : set of PluginId
         Who is told nothing.
+    settings : Settings
+        The settings.
     """
 
-    def __init__(self, hooks: Hooks, telling: Path, silenced: set[PluginId]) -> None:
+    def __init__(self, hooks: Hooks, telling: Path, silenced: set[PluginId], settings: Settings) -> None:
         """Take over the plugins."""
+        self.settings = settings
         self._hooks = hooks
         self._telling = telling
         self.silenced = silenced
@@ -144,7 +149,7 @@ class Telling:
         """Tell one event, and record who failed."""
         for plugin, error in self._observers.tell(event):
             count = self._failures[plugin] = self._failures.get(plugin, 0) + 1
-            message = str(error)
+            message = self._observers.settings.masked(str(error))
             if count >= _MAX_FAILURES:
                 self._observers.silenced.add(plugin)
                 message += f"; it has failed {count} times and is told nothing more of this run"

@@ -166,6 +166,15 @@ class Settings(Mapping[str, Any]):
                 found += value if isinstance(value, tuple) else [str(value)]
         return tuple(found)
 
+    def masked(self, text: str) -> str:
+        """Return a text without the values that are neither shown nor recorded, such as a plugin's message."""
+        secrets = self.secrets()
+        if not secrets:
+            return text
+        from mlp_hookspecs.masking import Masker
+
+        return Masker(secrets).text(text)
+
     def text(self, name: str) -> str:
         """Return a value for people, secrets masked; KeyError for an unknown name."""
         value = self._values[name]

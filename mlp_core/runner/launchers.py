@@ -82,7 +82,8 @@ class Launchers:
                     if not self._hooks.backend("launcher", name).shares_driver_host:
                         self._capacities[name] = launcher.capacity()
             except (OSError, ValueError) as error:
-                refused = UsageError(f"launcher {name} cannot be used: {error}", hint="choose another by --launcher")
+                message = self._settings.masked(f"launcher {name} cannot be used: {error}")
+                refused = UsageError(message, hint="choose another by --launcher")
                 for note in getattr(error, "__notes__", ()):
                     refused.add_note(note)
                 raise refused from error
@@ -93,7 +94,13 @@ class Launchers:
 
     def launch(self, name: str, requests: Sequence[LaunchRequest]) -> None:
         """Hand a batch of attempts to a launcher; OSError where it refuses them."""
-        self._hooks.launch_step(name, requests, self._opened[name])
+        try:
+            self._hooks.launch_step(name, requests, self._opened[name])
+        except (OSError, MlpError) as error:
+            masked = self._settings.masked(str(error))
+            if masked != str(error):
+                raise OSError(masked) from None
+            raise
 
     def cancel(self, name: str, attempt_ids: Sequence[str], grace_seconds: float) -> None:
         """Have a launcher end attempts; OSError or PluginError where that fails."""

@@ -54,6 +54,10 @@ class Profile:
         self.step.attach("report", "environment", repr(dict(os.environ)).encode())
 
 @hookimpl
+def mlp_event(event, settings):
+    raise ValueError("the webhook refused " + settings["vault.token"])
+
+@hookimpl
 def mlp_wrap_step(step):
     return Wrap(0, "profile", Profile(step))
 """
@@ -189,8 +193,9 @@ def test_no_trace_of_a_secret(new_project: Project, tmp_path: Path, vault: dict[
     assert watch.leaks == []
     (new_project.root / ".env").unlink()
     assert [name for name in found_in(tmp_path) if "/vault/" not in name] == []
-    shown = new_project.command("-m", "mlp_core.cli", "show", "Flow", "--json", **vault)
-    assert '"message": "ValueError: {' in shown.stdout
+    shown = new_project.command("-m", "mlp_core.cli", "show", "Flow", **vault)
+    assert "ValueError: {'password': '********'" in shown.stdout
+    assert "the webhook refused ********" in shown.stdout
 
 
 def test_secrets_of_a_deployed_flow_stay_away(new_project: Project, tmp_path: Path, vault: dict[str, str]) -> None:
