@@ -52,7 +52,8 @@ class GrowingWriter:
         self._buffers = buffers
         self._pending = bytearray()
         self._next = parts
-        self._unpacked: list[bytes] = []
+        # What the next pack will hold; None for one that was begun by somebody else, unless it is the first.
+        self._unpacked: list[bytes] | None = [content] if parts < PACK else None
         self._spool = objects.staging() / f"{layout.parts(key).replace('/', '.')}{id(self):x}"
         self._spool.write_bytes(content)
         self._failed = False
@@ -88,7 +89,8 @@ class GrowingWriter:
         self._pending.clear()
         with self._spool.open("ab") as file:
             file.write(data)
-        self._unpacked.append(data)
+        if self._unpacked is not None:
+            self._unpacked.append(data)
         self._next += 1
         if self._next % PACK == 0:
             self._pack()
@@ -96,7 +98,7 @@ class GrowingWriter:
     def _pack(self) -> None:
         """Make a pack of the last parts. Readers can do without, so that a failure is none."""
         parts, self._unpacked = self._unpacked, []
-        if len(parts) == PACK:
+        if parts is not None:
             with contextlib.suppress(StoreError):
                 self._objects.create(layout.part(self._key, 1, self._next // PACK - 1), b"".join(parts), sync=True)
 

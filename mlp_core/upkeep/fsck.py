@@ -20,7 +20,8 @@ from mlp_core.store.store import FORMAT_VERSION
 from mlp_core.upkeep.deployment_check import check_blueprint, check_deployments, check_targets
 from mlp_core.upkeep.findings import Finding, Report, Tally
 from mlp_core.upkeep.folder import DAMAGED, FOLDERS, TARGETS, check_folder, store_folder, unfinished
-from mlp_core.upkeep.run_check import RunCheck, check_parts
+from mlp_core.upkeep.parts_check import check_parts
+from mlp_core.upkeep.run_check import RunCheck
 from mlp_core.upkeep.transfer import in_parallel
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from mlp_core.errors import MlpError, StoreDamaged, StoreError
 from mlp_core.store import layout
 from mlp_core.store.content import sha256
-from mlp_core.store.growing import PACK, read_growing
+from mlp_core.store.growing import read_growing
 from mlp_core.store.journal import parse_journal
 from mlp_core.store.lease import Pulse
 from mlp_core.store.logs import LogReader
@@ -20,7 +20,7 @@ from mlp_core.store.target import manifest_digest
 from mlp_core.upkeep.findings import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from mlp_core.store.records import Record
     from mlp_hookspecs.handles import ObjectInfo, ObjectStore
@@ -293,7 +293,9 @@ class RunCheck:
 
     def _check_logs(self, own: str, state: RunState | None) -> None:
         """Check the frames of all logs, and that they belong to attempts of this run."""
-        known = {key.path for key in state.tasks} if state is not None and self._is_intact else None
+        # Where the driver died, a power cut may have kept output, and not the record of the attempt that printed it.
+        has_end = state is not None and state.ended is not None and state.ended.status != "lost"
+        known = {key.path for key in state.tasks} if state is not None and has_end and self._is_intact else None
         logs = [name for name in self._infos if name.startswith("segments/" + layout.LOG_SEGMENT)]
         for key in (own, *(self._key(name) for name in logs)):
             try:
@@ -378,58 +380,3 @@ def _inline_problem(ref: ArtifactRef) -> str:
         if part.data is not None and (sha256(part.data), len(part.data)) != (part.digest, part.size):
             return "content that lies in the record does not match its hash"
     return ""
-
-
-def check_parts(objects: ObjectStore, flow: str, run_id: str, infos: Sequence[ObjectInfo]) -> list[Finding]:
-    """Check the parts of what a run on a bucket grows: against each other, and against the whole once there is one.
-
-    Parameters
-    ----------
-    objects : ObjectStore
-        The store.
-    flow, run_id : str
-        The run.
-    infos : sequence of ObjectInfo
-        Its parts.
-
-    Returns
-    -------
-    list of Finding
-        What was found.
-    """
-    findings: list[Finding] = []
-    keys = {info.key for info in infos}
-    for name in ("journal", "logs"):
-        whole_key = layout.run(flow, run_id) + name
-        own = {key for key in keys if key.startswith(layout.parts(whole_key))}
-        keys -= own
-        try:
-            findings += _check_parts_of(objects, whole_key, own, f"{flow}/{run_id}")
-        except FileNotFoundError:  # cleared since
-            continue
-        except StoreError as error:
-            findings.append(Finding("damage", whole_key, f"its parts cannot be read: {error.message}"))
-    return findings + [Finding("note", key, "no part of a run has this name: it does not belong there") for key in keys]
-
-
-def _check_parts_of(objects: ObjectStore, whole_key: str, keys: set[str], run: str) -> list[Finding]:
-    """Check the parts of one growing object."""
-    findings = []
-    try:
-        whole = objects.read(whole_key) if keys else b""
-    except FileNotFoundError:
-        whole = None
-    for key in sorted(keys):
-        level, _, number = key.removeprefix(layout.parts(whole_key)).partition("/")
-        if not (level in ("0", "1") and number.isdigit() and key == layout.part(whole_key, int(level), int(number))):
-            findings.append(Finding("note", key, "no part of a run has this name: it does not belong there", (run,)))
-            continue
-        content = objects.read(key)
-        expected = None if whole is None else whole
-        if level == "1" and expected is None:
-            parts = [layout.part(whole_key, 0, each) for each in range(int(number) * PACK, (int(number) + 1) * PACK)]
-            expected = b"".join(map(objects.read, parts)) if keys.issuperset(parts) else None
-        if expected is not None and content not in expected:
-            remedy = "nothing is lost: the whole is there" if whole is not None else "see the run's own damage"
-            findings.append(Finding("damage", key, "it is not what was written", (run,), remedy))
-    return findings

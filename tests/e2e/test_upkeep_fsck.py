@@ -18,7 +18,7 @@ from mlp_core.store import Store
 from mlp_core.store.records import AttemptFinished, RunBegan, RunEnded
 from mlp_core.upkeep.fsck import check_store
 from mlp_core.upkeep.repair import repair
-from mlp_hookspecs import Attachment, FlowGraph, RunContext, StepOutcome, TaskKey
+from mlp_hookspecs import Attachment, FlowGraph, RunContext, StepNode, StepOutcome, TaskKey
 from mlp_reliability.tampering import WAYS, files_of, tamper
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def filled(project: Project) -> Filled:
 
 def _attached(store: Store) -> str:
     """Make a run whose task has a report attached."""
-    graph = FlowGraph("Flow", "start", "end", ())
+    graph = FlowGraph("Flow", "start", "end", (StepNode("start", "linear", ("end",)), StepNode("end", "end")))
     writer = store.create_run(lambda run_id: RunBegan(RunContext("Flow", run_id), 1.0, "h", 1, graph), 1e9)
     blobs = store.blobs()
     target = blobs.target("bytes")
@@ -291,7 +291,7 @@ def test_seals_and_locks_are_mended(filled: Filled) -> None:
 
 def test_an_unfinished_line_is_fine_and_can_be_marked(filled: Filled) -> None:
     """A run whose driver died in a write is no damage; a repair marks the line, and cuts nothing off."""
-    graph = FlowGraph("Flow", "start", "end", ())
+    graph = FlowGraph("Flow", "start", "end", (StepNode("start", "linear", ("end",)), StepNode("end", "end")))
     writer = filled.store.create_run(lambda run_id: RunBegan(RunContext("Flow", run_id), 1.0, "h", 1, graph), 2e9)
     writer.write([AttemptFinished(TaskKey("start"), 0, StepOutcome("succeeded"))])
     run_id = writer.began.run.run_id

@@ -21,12 +21,12 @@ from mlp_core.upkeep.gc import Cleared, clear_store
 from mlp_core.upkeep.removal import finish_removal, remove_run
 from mlp_core.upkeep.retention import Retention
 from mlp_core.upkeep.run_check import REMOVED
-from mlp_hookspecs import ArtifactRef, CodeRef, FlowGraph, RunContext, StepOutcome, TaskKey
+from mlp_hookspecs import ArtifactRef, CodeRef, FlowGraph, RunContext, StepNode, StepOutcome, TaskKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-GRAPH = FlowGraph("Flow", "start", "end", ())
+GRAPH = FlowGraph("Flow", "start", "end", (StepNode("start", "linear", ("end",)), StepNode("end", "end")))
 HOUR = 3600.0
 DAY = 24 * HOUR
 ALL = Retention(keep=0)
