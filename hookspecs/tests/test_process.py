@@ -7,21 +7,30 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from mlp_hookspecs import CodeRef, RunContext, StepNode, StepRequest, TaskKey, WorkerCommand, wire
+from mlp_hookspecs import CodeRef, Failure, RunContext, StepNode, StepRequest, TaskKey, WorkerCommand, wire
 from mlp_hookspecs.process import (
+    LIFELINE_FD,
     WorkerLoop,
+    await_end,
     descendants,
     failure_of_exit,
     kill_tree,
     run_worker,
+    start_worker,
     worker_environment,
 )
 from mlp_hookspecs.testing import RecordingSink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ARGV = (sys.executable, "-m", "mlp_hookspecs.testing.worker")
 
@@ -168,3 +177,174 @@ def test_closed_loop_writes_to_nobody(tmp_path: Path) -> None:
     for file in files:
         file.close()
     assert [path.name for path in tmp_path.iterdir() if path.stat().st_size] == []
+
+
+class Troubled(RecordingSink):
+    """A sink that raises at what some attempts print, and can hold up whoever logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = threading.Event()
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def log(self, attempt_id: str, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        """Raise, wait or record."""
+        if b"trouble" in data:
+            raise RuntimeError("no more logs")
+        self.held.set()
+        self.go_on.wait()
+        super().log(attempt_id, stream, data)
+
+
+def open_files() -> list[str]:
+    """Return the descriptors of this process."""
+    return [path.name for path in Path("/dev/fd").iterdir()]
+
+
+@contextmanager
+def piped(loop: WorkerLoop, attempt_id: str) -> Iterator[list[int]]:
+    """Give an attempt's pipes to a loop, and return the writing ends."""
+    pipes = [os.pipe() for _ in range(3)]
+    loop.add(attempt_id, *(reader for reader, _ in pipes))
+    writers = [writer for _, writer in pipes]
+    try:
+        yield writers
+    finally:
+        for fd in writers:
+            os.close(fd)
+
+
+def test_trouble_in_a_callback_is_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception in the sink or in a watcher is reported, costs no attempt its end, and holds up no other."""
+    reported: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda told: reported.append(str(told.exc_value)))
+    sink = Troubled()
+    loop = WorkerLoop(sink)
+    loop.start()
+    reader, writer = os.pipe()
+
+    def stumble() -> None:
+        loop.unwatch(reader)
+        raise RuntimeError("stumbled")
+
+    loop.call(lambda: loop.watch(reader, stumble))
+    loop.call(lambda: 1 / 0)
+    os.write(writer, b"x")
+    with piped(loop, "bad") as bad, piped(loop, "good") as good:
+        os.write(bad[0], b"trouble")
+        os.write(good[0], b"fine")
+        loop.exited("bad", 3)
+        loop.exited("good", 4)
+        sink.wait_for_ends(["bad", "good"], 20)
+    loop.close()
+    assert {"stumbled", "division by zero", "no more logs"} == set(reported)
+    for attempt_id, status in (("bad", 3), ("good", 4)):
+        end = sink.end(attempt_id)
+        assert end is not None
+        assert end.failure == failure_of_exit(status)
+    assert sink.text("good", "stdout") == b"fine"
+    for fd in (reader, writer):
+        os.close(fd)
+
+
+def test_reason_that_the_launcher_knows() -> None:
+    """A launcher that knows better than the exit status why an attempt is lost has that told, after the log."""
+    sink = RecordingSink()
+    loop = WorkerLoop(sink)
+    loop.start()
+    with piped(loop, "id") as writers:
+        os.write(writers[1], b"last words")
+        loop.exited("id", -9, Failure("system", "the node has gone"))
+        sink.wait_for_ends(["id"], 20)
+    loop.close()
+    assert [(told.what, told.failure and told.failure.message) for told in sink.told("id")] == [
+        ("log", None),
+        ("lost", "the node has gone"),
+    ]
+
+
+def test_closing_a_loop_that_is_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a thread still uses is not closed under it: it closes that itself once it goes on."""
+    monkeypatch.setattr("mlp_hookspecs.process._JOIN_SECONDS", 0.05)
+    sink = Troubled()
+    sink.go_on.clear()
+    loop = WorkerLoop(sink)
+    loop.start()
+    before = set(open_files())
+    with piped(loop, "id") as writers:
+        os.write(writers[0], b"log")
+        assert sink.held.wait(20)
+        loop.close()
+        assert loop._thread.is_alive()
+        os.write(writers[0], b"more")  # raises where nobody has the other end open any more
+        sink.go_on.set()
+        loop._thread.join(20)
+        assert not loop._thread.is_alive()
+        with pytest.raises(BrokenPipeError):
+            os.write(writers[0], b"more")
+    assert set(open_files()) <= before
+
+
+def test_loop_that_never_ran_is_closed() -> None:
+    """A loop whose thread was not started leaves nothing open."""
+    before = len(open_files())
+    loop = WorkerLoop(RecordingSink())
+    assert len(open_files()) > before
+    loop.close()
+    assert len(open_files()) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has sessions of its children told")
+def test_who_writes_for_ever_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """A process that left the worker's group and family, and writes to its output without end, is not waited for."""
+    noise = "import os, sys\nopen(sys.argv[1], 'w').write(str(os.getpid()))\nwhile True: os.write(1, b'x' * 65536)"
+    code = (
+        "import os, subprocess, sys, time\n"
+        "if os.fork() == 0:\n"
+        f"    subprocess.Popen([sys.executable, '-c', {noise!r}, {str(tmp_path / 'pid')!r}], start_new_session=True)\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+        f"while not os.path.exists({str(tmp_path / 'pid')!r}): time.sleep(0.01)\n"
+        "time.sleep(0.1)\n"
+    )
+    ends: list[RecordingSink] = []
+    thread = threading.Thread(
+        target=lambda: ends.append(run(command=WorkerCommand((sys.executable, "-c", code)))), daemon=True
+    )
+    thread.start()
+    thread.join(20)
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    assert ends, "the end was not told while somebody wrote"
+
+
+def test_what_is_left_is_killed_before_the_worker_is_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the tree is killed, the worker's number is still its own; where that fails, it is reaped all the same."""
+    states: list[str] = []
+
+    def look(pid: int) -> None:
+        if Path("/proc/self").exists():
+            states.append(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0])
+        raise OSError("not now")
+
+    monkeypatch.setattr("mlp_hookspecs.process.kill_tree", look)
+    process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(5)"], process_group=0)
+    with pytest.raises(OSError, match="not now"):
+        await_end(process)
+    assert set(states) <= {"Z"}
+    assert process.returncode == 5
+    assert await_end(process) == 5  # nothing is killed in the name of one that was reaped
+
+
+def test_worker_has_no_lifeline_but_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launcher that is a worker itself does not hand on its own lifeline, of which its workers have no descriptor."""
+    monkeypatch.setenv(LIFELINE_FD, "99")
+    code = "import os; print(os.environ.get('MLP_WORKER_LIFELINE'))"
+    reader, writer = os.pipe()
+    for lifeline, expected in ((None, b"None\n"), (reader, f"{reader}\n".encode())):
+        process, messages = start_worker(WorkerCommand((sys.executable, "-c", code)), lifeline=lifeline)
+        out, _ = process.communicate()
+        os.close(messages)
+        assert out == expected
+    for fd in (reader, writer):
+        os.close(fd)
