@@ -47,6 +47,8 @@ class _Case:
         Returns the command, whose disk fails, for a place.
     reasons : tuple of str
         Of the system's words for what happened, those that may be shown; none where nothing may be noticed.
+    must_fail : bool
+        Whether success would be a lie.
     variables : tuple of (str, str)
         Environment variables of the command.
     room : int
@@ -59,6 +61,7 @@ class _Case:
     fresh: Digests
     command: Callable[[Place], list[str]]
     reasons: tuple[str, ...]
+    must_fail: bool = False
     variables: tuple[tuple[str, str], ...] = ()
     room: int = 0
 
@@ -193,6 +196,7 @@ def _failing_calls(recorded: _Recorded, folder: Path) -> list[_Case]:
             recorded.fresh,
             _behind(recorded.program, point.fail(error)),
             (os.strerror(getattr(errno, error)),),
+            must_fail=recorded.program.is_repeatable and point.name in ("fsync", "fdatasync"),
         )
         for point, call in points(own, recorded.place.store).items()
         for error in _errors(call)
@@ -290,7 +294,7 @@ def _misreported(case: _Case, done: subprocess.CompletedProcess[str]) -> list[st
     if "Traceback" in text:
         found.append(f"a traceback was shown: {text[-400:]}")
     if done.returncode == 0:
-        return found
+        return [*found, "it succeeded without what it needs for that"] if case.must_fail else found
     if done.returncode not in (1, 2):
         found.append(f"the exit status is {done.returncode}: {text[-400:]}")
     if not any(reason in text for reason in case.reasons):

@@ -17,7 +17,7 @@ import attrs
 from mlp_reliability.processes import in_parallel, kill_marked, left_after
 from mlp_reliability.programs import FLOW, SECONDS, Place, resume
 from mlp_reliability.programs.names import PAUSE, STUBBORN
-from mlp_reliability.promises import Digests, broken, digests, own_environment, run_ids, states, unequal
+from mlp_reliability.promises import Digests, broken, digests, noted, own_environment, run_ids, states, unequal
 from mlp_reliability.result import Result
 
 if TYPE_CHECKING:
@@ -101,13 +101,14 @@ def _round(job: _Round) -> _Found:
     chance = random.Random(f"{job.seed} {job.number}")  # chance, not a secret
     place = Place(job.base).prepare()
     found = _Found()
-    said = _kill(job, place, FLOW.command(place), chance, found)
-    for _ in range(chance.choice([0, 0, 1, 2])):
-        if not run_ids(FLOW, place.store):
-            break
-        found.resumes_killed += 1
-        said += _kill(job, place, resume(place), chance, found)
-    _end(job, place, said, found)
+    with noted(found.violations):
+        said = _kill(job, place, FLOW.command(place), chance, found)
+        for _ in range(chance.choice([0, 0, 1, 2])):
+            if not run_ids(FLOW, place.store):
+                break
+            found.resumes_killed += 1
+            said += _kill(job, place, resume(place), chance, found)
+        _end(job, place, said, found)
     found.violations = [f"round {job.number}: {violation}" for violation in found.violations]
     if not found.violations:
         shutil.rmtree(job.base)

@@ -15,7 +15,7 @@ from mlp_core.store.journal import parse_journal
 from mlp_reliability.processes import kill_marked, left_after
 from mlp_reliability.programs import FLOW, SECONDS, Place, resume
 from mlp_reliability.programs.names import PAUSE
-from mlp_reliability.promises import Digests, broken, digests, own_environment, run_ids, states, unequal
+from mlp_reliability.promises import Digests, broken, digests, noted, own_environment, run_ids, states, unequal
 from mlp_reliability.result import Result
 
 if TYPE_CHECKING:
@@ -63,8 +63,9 @@ def run(n: int, seed: int, folder: Path) -> Result:
         for number in range(n):
             place = Place(folder / str(number)).prepare()
             before = len(found.violations)
-            _run_many(place, fresh, found)
-            _resume_many(place, fresh, found)
+            with noted(found.violations):
+                _run_many(place, fresh, found)
+                _resume_many(place, fresh, found)
             found.violations[before:] = [f"round {number}: {each}" for each in found.violations[before:]]
             if len(found.violations) == before:
                 shutil.rmtree(place.base)

@@ -76,11 +76,19 @@ def broken(program: Program, root: Path, said: Said) -> list[str]:
     """Return the promises that a store has broken, given what was acknowledged; nobody works on it any more."""
     if not said and not (root / "format.json").exists():
         return []
-    try:
+    found: list[str] = []
+    with noted(found):
         _check(program, root, said)
+    return found
+
+
+@contextmanager
+def noted(violations: list[str]) -> Iterator[None]:
+    """Note as a violation what a store that is broken makes its readers raise."""
+    try:
+        yield
     except (Broken, MlpError, OSError, LookupError, ValueError) as error:
-        return [f"{type(error).__name__}: {error}"]
-    return []
+        violations.append(f"{type(error).__name__}: {error}")
 
 
 def digests(program: Program, root: Path, run_id: str) -> Digests:
@@ -96,15 +104,17 @@ def digests(program: Program, root: Path, run_id: str) -> Digests:
 
 def unequal(program: Program, root: Path, run_id: str, fresh: Digests) -> list[str]:
     """Return how a run that ended differs from a fresh one."""
-    with opened(root) as store:
-        status = store.run(program.flow, run_id).status
-    if status != "succeeded":
-        return [f"run {run_id} is {status}"]
-    found = digests(program, root, run_id)
-    if found == fresh:
-        return []
-    differing = [task for task in sorted({**found, **fresh}) if found.get(task) != fresh.get(task)]
-    return [f"run {run_id} differs from a fresh one in {', '.join(differing)}"]
+    violations: list[str] = []
+    with noted(violations):
+        with opened(root) as store:
+            status = store.run(program.flow, run_id).status
+        found = digests(program, root, run_id)
+        differing = [task for task in sorted({**found, **fresh}) if found.get(task) != fresh.get(task)]
+        if status != "succeeded":
+            violations.append(f"run {run_id} is {status}")
+        elif differing:
+            violations.append(f"run {run_id} differs from a fresh one in {', '.join(differing)}")
+    return violations
 
 
 def _check(program: Program, root: Path, said: Said) -> None:
@@ -119,7 +129,8 @@ def _check(program: Program, root: Path, said: Said) -> None:
         for words in said:
             _check_said(program, store, runs, words)
         pointed = [words[1] for words in said if words[0] == "pointed"]
-        if pointed and store.objects.read("pointer").decode() not in {run_id * 10 for run_id in runs}:
+        pointers = {run_id * times for run_id in runs for times in writer.POINTED}
+        if pointed and store.objects.read("pointer").decode() not in pointers:
             raise Broken("the object that was replaced is neither the old nor the new one")
 
 

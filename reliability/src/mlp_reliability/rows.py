@@ -46,6 +46,7 @@ ROWS: Final[Mapping[str, Row]] = {
     "damage": Row("damage", 500, 10_000, "a stored file is damaged, cut off, exchanged or removed"),
     "faults": Row("faults", 180, 10_000, "the disk fails at any call, is full, or writes less than it was given"),
     "many": Row("many", 3, 20, "fifty runs at once, and eight drivers that resume one run"),
+    "stops": Row("stops", 8, 100, "a driver is stopped past its lease, and goes on when others have taken over"),
     "powercuts": Row("powercuts", 40, 1_000, "the disk loses what was not synced, on ext4 and on a model of a disk"),
     "bucket": Row("bucket", 1_000, 10_000, "operations and runs on a bucket at 1, 10 and 30 % errors"),
 }

@@ -17,6 +17,8 @@ from mlp_hookspecs.types import FlowGraph, RunContext, StepNode, StepOutcome, Ta
 
 FLOW = "Written"
 TASKS = 3
+POINTED = (10, 11)
+"""How often the run's id stands in an object that is replaced."""
 
 
 def content(number: int) -> bytes:
@@ -52,8 +54,9 @@ def write(root: Path) -> None:
         _say("finished", run_id, key.path)
     if store.add_segment(FLOW, run_id, "tags-1", TagsChanged(("tag",), (), "me", 3.0)):
         _say("tagged", run_id)
-    store.objects.replace("pointer", run_id.encode() * 10, sync=True)
-    _say("pointed", run_id)
+    for times in POINTED:
+        store.objects.replace("pointer", run_id.encode() * times, sync=True)
+        _say("pointed", run_id)
     writer.write([RunEnded("succeeded", "", 9.0, TASKS)])
     writer.close()
     _say("ended", run_id)

@@ -6,7 +6,10 @@ A system may write less than it was given, whenever it likes; whoever does not g
 from __future__ import annotations
 
 import os
+import runpy
 import stat
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,3 +27,8 @@ def _write_half(fd: int, data: Buffer, /) -> int:
 
 
 os.write = _write_half
+
+for _folder in sys.path:  # the one that this folder hides
+    if _folder != str(Path(__file__).parent) and Path(_folder, "sitecustomize.py").is_file():
+        runpy.run_path(str(Path(_folder, "sitecustomize.py")))
+        break
