@@ -228,6 +228,9 @@ class RunCheck:
         if _place(content) not in ("", key):
             self._damaged(key, f"it is another segment, {_place(content)}")
             return []
+        if isinstance(decoded[1], RunBegan | RunSealed):
+            self._damaged(key, "it has what stands in no segment")
+            return []
         if decoded[1] is None:
             return []
         self._records.append(decoded[1])
