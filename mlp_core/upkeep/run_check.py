@@ -228,13 +228,12 @@ class RunCheck:
         if _place(content) not in ("", key):
             self._damaged(key, f"it is another segment, {_place(content)}")
             return []
+        records = [] if decoded[1] is None else [decoded[1]]
         if isinstance(decoded[1], RunBegan | RunSealed):
             self._damaged(key, "it has what stands in no segment")
-            return []
-        if decoded[1] is None:
-            return []
-        self._records.append(decoded[1])
-        return [decoded[1]]
+            records = []
+        self._records += records
+        return records
 
     def _fold(self, segments: list[Record]) -> RunState | None:
         """Return what the records amount to; None where they are too damaged to tell."""
