@@ -33,6 +33,9 @@ DEFAULT_INLINE_BYTES: Final = 8192
 _NEW_SECONDS: Final = 3600
 """For how long nobody removes a blob that no run refers to yet."""
 
+_DOUBTFUL: Final = 2**31 - 2
+"""The time of a file that may not be durable, though it looks as if it were: late, so that it is not cleared away."""
+
 
 class Blobs:
     """The artifacts' bytes of one store, as one process reads and writes them.
@@ -83,8 +86,9 @@ class Blobs:
         Raises
         ------
         StoreError
-            Where that failed. What this process had added is taken out again: the system may report a failure only
-            once, so that another attempt has to write it anew rather than sync it again.
+            Where that failed. What this process had added is marked as doubtful: the system may report a failure only
+            once, so that another attempt has to write it anew rather than sync it again. It is not removed, for
+            another process may have found it, made it durable and named it meanwhile.
         """
         keys = sorted(self._unsynced)
         if not keys:
@@ -92,9 +96,9 @@ class Blobs:
         try:
             self.objects.sync(keys)
         except StoreError:
-            for key in self._adopted:
-                with suppress(StoreError):
-                    self.objects.delete(key)
+            for doubtful in filter(None, map(self.objects.local_path, self._adopted)):
+                with suppress(OSError):
+                    os.utime(doubtful, (_DOUBTFUL, _DOUBTFUL))
             raise
         finally:
             self._unsynced.clear()
@@ -147,7 +151,10 @@ class Blobs:
         """
         path = self.objects.local_path(key)
         try:
-            if self.objects.info(key).modified_at > time.time() - _NEW_SECONDS:
+            modified_at = self.objects.info(key).modified_at
+            if modified_at == _DOUBTFUL:
+                return False
+            if modified_at > time.time() - _NEW_SECONDS:
                 return True
             if path is None:
                 return False

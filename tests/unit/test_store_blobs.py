@@ -434,7 +434,7 @@ def test_a_process_without_its_own_blob_makes_durable_what_it_relies_on(
 def test_a_sync_that_failed_is_not_made_up_for_by_another_one(
     objects: FileStore, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What could not be made durable is gone, so that the next attempt writes it again; what others wrote stays."""
+    """What could not be made durable is written anew by the next attempt, in a file of its own."""
     earlier = put(Blobs(objects, inline_bytes=0, verified=VerifiedFiles(cache)), b"earlier")
     access = Blobs(GuardedObjects(objects), inline_bytes=0, verified=VerifiedFiles(cache))
     target = access.target("bytes")
@@ -451,9 +451,35 @@ def test_a_sync_that_failed_is_not_made_up_for_by_another_one(
         patch.setattr(os, "fsync", fail)
         with pytest.raises(StoreError, match="Input/output error"):
             access.sync()
-    assert stored(objects) == [layout.blob(earlier.digest)]
+    files = {ref.digest: objects.local_path(layout.blob(ref.digest)).stat().st_ino for ref in (earlier, later)}
     assert put(access, b"later") == later
     assert access.source(later).buffer() == b"later"
+    assert put(access, b"earlier").digest == earlier.digest
+    written = {digest: objects.local_path(layout.blob(digest)).stat().st_ino for digest in files}
+    assert written[later.digest] != files[later.digest]
+    assert written[earlier.digest] == files[earlier.digest]
+
+
+def test_a_sync_that_failed_takes_nothing_from_others(
+    objects: FileStore, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A blob that another process found, and made durable, is still there when its first writer fails."""
+    access = Blobs(GuardedObjects(objects), inline_bytes=0, verified=VerifiedFiles(cache))
+    for content in (b"shared", b"own"):
+        target = access.target("bytes")
+        target.write([content])
+        target.finish("bytes", sync=False)
+    other = FileStore(Path(objects.url.removeprefix("file://")))
+    acknowledged = put(Blobs(other, inline_bytes=0, verified=VerifiedFiles(cache)), b"shared")
+
+    def fail(_keys: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(objects, "sync", fail)
+    with pytest.raises(StoreError, match="Input/output error"):
+        access.sync()
+    assert Blobs(other, verified=VerifiedFiles(cache)).source(acknowledged).buffer() == b"shared"
+    other.close()
 
 
 def test_memory_does_not_grow_with_the_value(tmp_path: Path) -> None:
