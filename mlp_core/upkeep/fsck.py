@@ -21,7 +21,7 @@ from mlp_core.upkeep.deployment_check import check_blueprint, check_deployments,
 from mlp_core.upkeep.findings import Finding, Report, Tally
 from mlp_core.upkeep.folder import DAMAGED, FOLDERS, TARGETS, check_folder, store_folder, unfinished
 from mlp_core.upkeep.parts_check import check_parts
-from mlp_core.upkeep.run_check import RunCheck
+from mlp_core.upkeep.run_check import REMOVED, RunCheck
 from mlp_core.upkeep.transfer import in_parallel
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ IGNORE_CONTENT: Final = b"*\n"
 _AT_ONCE_LOCAL: Final = 4
 _AT_ONCE: Final = 16
 _RANGE: Final = 8 * 2**20
+_MISSING: Final = "it is missing"
 _NAMED: Final = 50
 """How many of those who need one damaged blob are named."""
 
@@ -220,7 +221,7 @@ class _Check:
         try:
             found, size = self._digest(key)
         except FileNotFoundError:
-            return digest, "it is missing", 0
+            return digest, _MISSING, 0
         except StoreError as error:
             return digest, f"cannot be read: {error.message}", 0
         return digest, "" if found == digest else f"its {size} bytes do not match its hash", size
@@ -283,12 +284,20 @@ class _Check:
         check = RunCheck(self._objects, flow, run_id, {name: info for name, info in infos.items() if name not in odd})
         if "journal" not in odd:
             check.check()
-        self.findings += check.findings
         parts = self._parts(flow, run_id) if self._objects.local_path(prefix) is None else []
-        self.findings += check_parts(self._objects, flow, run_id, parts)
-        self._need(check.blobs)
+        findings = [*check.findings, *check_parts(self._objects, flow, run_id, parts)]
+        if not self._is_going(flow, run_id, infos):
+            self.findings += findings
+            self._need(check.blobs)
         self.tally.runs += 1
         self._count(sum(info.size for info in (*infos.values(), *parts)), len(infos) + len(parts))
+
+    def _is_going(self, flow: str, run_id: str, infos: dict[str, ObjectInfo]) -> bool:
+        """Tell whether somebody has begun to delete a run since its objects were listed."""
+        if REMOVED in infos:
+            return False
+        now = self._objects.children(layout.run(flow, run_id))
+        return REMOVED in now or (bool(infos) and not now)
 
     def _take(self, checked: tuple[list[Finding], list[tuple[str, str]]]) -> None:
         """Take up what was found, and what is needed."""
@@ -309,6 +318,14 @@ class _Check:
         """Tell whether a blob was looked at."""
         return digest in self._bad or bytes.fromhex(digest[7:]) in self._intact
 
+    def _is_gone(self, place: str) -> bool:
+        """Tell whether the run that a place lies in was deleted since it was checked."""
+        run = _run_of(place)
+        if run is None:
+            return False
+        left = self._objects.children(layout.run(*run))
+        return REMOVED in left or not (left or self._parts(*run))
+
     def _tell_blobs(self) -> None:
         """Note the damaged and missing blobs with those who need them."""
         for digest, problem in self._bad.items():
@@ -317,18 +334,28 @@ class _Check:
             if not again and key not in self._odd:  # made anew in the meantime
                 self._count(size)
                 continue
-            who = tuple(self._needed_by.get(digest, ()))
+            who = tuple(name for name in self._needed_by.get(digest, ()) if not self._is_gone(name))
+            if not who and again == _MISSING:  # it went with the runs that needed it
+                continue
             more = (f"and {len(who) - _NAMED} more",) if len(who) > _NAMED else ()
             remedy = _remedy(who[0]) if who else "nobody needs it; mlp fsck --repair moves it away"
             self._add("damage", key, problem, remedy, (*who[:_NAMED], *more))
 
 
+def _run_of(place: str) -> tuple[str, str] | None:
+    """Return the run that a place lies in; None where it is a deployment's or a blueprint's."""
+    if place.startswith(("blueprint ", "deployment ")):
+        return None
+    flow, run_id, *_ = place.partition(" ")[0].split("/")
+    return flow, run_id
+
+
 def _remedy(place: str) -> str:
     """Return how what a place needs is made anew."""
-    if place.startswith(("blueprint ", "deployment ")):
+    run = _run_of(place)
+    if run is None:
         return "deploy the flow again"
-    run_id = place.split("/")[1].partition(" ")[0]
-    return f"run again what made it: mlp resume FLOW.py --origin-run-id {run_id}"
+    return f"run again what made it: mlp resume FLOW.py --origin-run-id {run[1]}"
 
 
 def _passes(check: Callable[[str], str], name: str) -> bool:

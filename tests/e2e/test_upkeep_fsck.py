@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
+from mlp_core.builtin.file_store import FileStore
 from mlp_core.deploy import Deployments, Order
 from mlp_core.loading import load_flow
 from mlp_core.store import Store
+from mlp_core.store.faults import GuardedObjects
 from mlp_core.store.records import AttemptFinished, RunBegan, RunEnded
 from mlp_core.upkeep.fsck import check_store
 from mlp_core.upkeep.repair import repair
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from conftest import Project
     from mlp_core.upkeep.findings import Finding
     from mlp_reliability.tampering import Tampered
+
+GOLDEN = Path(__file__).parent.parent / "golden/format-1/store"
 
 FLOW = """
 class Flow(FlowSpec):
@@ -307,3 +311,21 @@ def test_an_unfinished_line_is_fine_and_can_be_marked(filled: Filled) -> None:
     assert filled.check() == (finding,)
     assert filled.store.run("Flow", run_id).status == "lost"
     shutil.rmtree(path.parent)
+
+
+def test_a_store_of_the_first_format_is_intact(tmp_path: Path) -> None:
+    """What the first version has left is no damage; runs that have ended can get their summaries."""
+    root = tmp_path / "store"
+    shutil.copytree(GOLDEN, root)
+    for path in (root, *root.rglob("*")):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    objects = GuardedObjects(FileStore(root))
+    report = check_store(objects)
+    assert {finding.severity for finding in report.findings} == {"note"}
+    assert report.runs > 3
+    sealed = [finding for finding in repair(objects, report).findings if finding.repaired]
+    assert len(sealed) == 3
+    assert all(finding.key.endswith("/seal") for finding in sealed)
+    after = check_store(objects).findings
+    assert len(after) == len(report.findings) - 3
+    assert {finding.severity for finding in after} == {"note"}

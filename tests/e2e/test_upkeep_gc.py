@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import subprocess
 
     from conftest import Project
+    from mlp_core.upkeep.findings import Finding
 
 FLOW = """
 class Flow(FlowSpec):
@@ -79,8 +80,9 @@ def blobs(project: Project) -> set[str]:
 
 
 def test_clearing_beside_runs_breaks_none(new_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While 20 runs write what runs before them had left, and end, clearings that never pause take nothing of theirs.
+    """While 20 runs write what runs before them had left, clearings and checks that never pause do them no harm.
 
+    No clearing takes what a run needs, and no check takes for damage what is being written or removed.
     What takes an hour otherwise is made to take two seconds, on both sides, so that what was written is soon old.
     """
     monkeypatch.setattr(gc, "LEAST_GRACE", 2.0)
@@ -95,9 +97,15 @@ def test_clearing_beside_runs_breaks_none(new_project: Project, monkeypatch: pyt
             cleared = gc.clear_store(store, Retention(keep=0), now=time.time(), grace=2.0)
             removed.update(rounds=1, runs=len(cleared.runs), blobs=cleared.blobs)
 
+    def check_always() -> None:
+        while not stop.is_set():
+            damage.extend(f for f in check_store(store.objects).findings if f.severity == "damage")
+            removed.update(checks=1)
+
     failed: list[str] = []
-    with ThreadPoolExecutor(1) as pool:
-        clearing = pool.submit(clear_always)
+    damage: list[Finding] = []
+    with ThreadPoolExecutor(2) as pool:
+        upkeep = [pool.submit(clear_always), pool.submit(check_always)]
         waiting = [str(number % 4) for number in range(20)]
         running: list[subprocess.Popen[str]] = []
         try:
@@ -111,12 +119,15 @@ def test_clearing_beside_runs_breaks_none(new_project: Project, monkeypatch: pyt
             stop.set()
             for process in running:
                 process.kill()
-        clearing.result(timeout=60)
+        for each in upkeep:
+            each.result(timeout=60)
     assert not failed, failed[0]
     assert removed["rounds"] > 5
     assert removed["runs"] > 5
     assert removed["blobs"] > 5
-    assert [finding for finding in check_store(store.objects).findings if finding.severity == "damage"] == []
+    assert removed["checks"] > 5
+    assert damage == []
+    assert check_store(store.objects).is_clean
 
 
 def test_the_commands_remove_and_tell(new_project: Project, mlp: Command) -> None:
