@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from mlp_core import names
 from mlp_core.errors import NameRefused, NotFound, StoreDamaged, StoreError
@@ -37,6 +37,9 @@ IGNORE_CONTENT: Final = b"*\n"
 _AT_ONCE_LOCAL: Final = 4
 _AT_ONCE: Final = 16
 _RANGE: Final = 8 * 2**20
+_Looked: TypeAlias = tuple[list[Finding], list[tuple[str, str]], int, int]
+"""Of a run: what was found, which blobs are needed by whom, how many objects were read, and bytes."""
+
 _MISSING: Final = "it is missing"
 _NAMED: Final = 50
 """How many of those who need one damaged blob are named."""
@@ -109,8 +112,7 @@ class _Check:
         if any(finding.key == layout.FORMAT and finding.remedy.startswith("upgrade") for finding in self.findings):
             return
         self._check_blobs()
-        for flow, run_id, infos in self._runs():
-            self._check_run(flow, run_id, infos)
+        self._check_runs(self._runs())
         for digest in self._objects.children(layout.BLUEPRINTS):
             self._take(check_blueprint(self._objects, digest, self._odd))
         self._take(check_deployments(self._objects, self._odd))
@@ -123,12 +125,14 @@ class _Check:
 
     def some(self, runs: Sequence[tuple[str, str]]) -> None:
         """Check some runs and what they need."""
+        found = []
         for flow, run_id in runs:
             prefix = layout.run(flow, run_id)
             infos = {info.key.removeprefix(prefix): info for info in self._objects.list(prefix)}
             if not infos and not self._parts(flow, run_id):
                 raise NotFound(f"there is no run {flow}/{run_id} in {self._objects.url}", hint="mlp list lists them")
-            self._check_run(flow, run_id, infos)
+            found.append((flow, run_id, infos))
+        self._check_runs(found)
         self._tell_blobs()
 
     def _add(self, severity: str, key: str, problem: str, remedy: str = "", affects: tuple[str, ...] = ()) -> None:
@@ -277,20 +281,31 @@ class _Check:
         """Return the parts of what a run on a bucket grows."""
         return list(self._objects.list(f"{layout.PARTS}{flow}/{run_id}/"))
 
-    def _check_run(self, flow: str, run_id: str, infos: dict[str, ObjectInfo]) -> None:
-        """Check a run, and look for what it needs."""
+    def _check_runs(self, runs: Iterable[tuple[str, str, dict[str, ObjectInfo]]]) -> None:
+        """Check runs, several at once where each answer takes its time, and look for what they need."""
+        at_once = 1 if store_folder(self._objects) is not None else self._at_once
+        looked = map(self._look_at, runs) if at_once == 1 else in_parallel(self._pool, self._look_at, runs, at_once)
+        for findings, blobs, objects, size in looked:
+            self.findings += findings
+            self._need(blobs)
+            self.tally.runs += 1
+            self._count(size, objects)
+
+    def _look_at(self, run: tuple[str, str, dict[str, ObjectInfo]]) -> _Looked:
+        """Check a run; called in other threads."""
+        flow, run_id, infos = run
         prefix = layout.run(flow, run_id)
         odd = {key.removeprefix(prefix) for key in self._odd if key.startswith(prefix)}
         check = RunCheck(self._objects, flow, run_id, {name: info for name, info in infos.items() if name not in odd})
         if "journal" not in odd:
             check.check()
-        parts = self._parts(flow, run_id) if self._objects.local_path(prefix) is None else []
+        parts = self._parts(flow, run_id) if store_folder(self._objects) is None else []
         findings = [*check.findings, *check_parts(self._objects, flow, run_id, parts)]
-        if not self._is_going(flow, run_id, infos):
-            self.findings += findings
-            self._need(check.blobs)
-        self.tally.runs += 1
-        self._count(sum(info.size for info in (*infos.values(), *parts)), len(infos) + len(parts))
+        read = [*infos.values(), *parts]
+        size = sum(info.size for info in read)
+        if self._is_going(flow, run_id, infos):
+            return [], [], len(read), size
+        return findings, check.blobs, len(read), size
 
     def _is_going(self, flow: str, run_id: str, infos: dict[str, ObjectInfo]) -> bool:
         """Tell whether somebody has begun to delete a run since its objects were listed."""

@@ -8,6 +8,8 @@ again that is there already makes it new first.
 from __future__ import annotations
 
 import zlib
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -22,9 +24,10 @@ from mlp_core.store.lease import DEFAULT_SECONDS, Pulse
 from mlp_core.store.records import TaskReused
 from mlp_core.upkeep.folder import DAMAGED, TARGETS, remove_unfinished, store_folder, unfinished
 from mlp_core.upkeep.references import hashes_in, run_records
-from mlp_core.upkeep.removal import finish_removal, objects_of, remove_empty, remove_run
+from mlp_core.upkeep.removal import finish_removal, remove_empty, remove_run
 from mlp_core.upkeep.retention import Retention, removable
 from mlp_core.upkeep.run_check import REMOVED
+from mlp_core.upkeep.transfer import in_parallel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,6 +43,8 @@ LEAST_GRACE: Final = 3600.0
 _SILENT_SECONDS: Final = 7 * 86400.0
 """A run without a driver that has written nothing for so long is not waited for."""
 
+_IN_RUN: Final = 3
+_AT_ONCE: Final = 16
 _RELISTED: Final = 64
 """After how many blobs it is looked whether runs have begun."""
 
@@ -122,8 +127,10 @@ class _Clearing:
         self._now = now
         self._told = told
         self._dry_run = dry_run
+        self._runs = _all_runs(self._objects)
+        self._infos = _infos(self._objects)
         ended = {(run.flow, run.run_id) for run in store.runs() if run.status in ("succeeded", "failed", "cancelled")}
-        live = [run for run in _all_runs(self._objects) if run not in ended and self._goes_on(*run)]
+        live = [run for run in self._runs if run not in ended and self._goes_on(*run)]
         if live and grace < LEAST_GRACE:
             raise UsageError(
                 f"a grace of {grace:g} s is too short while {live[0][0]}/{live[0][1]} goes on",
@@ -166,13 +173,13 @@ class _Clearing:
             return self._objects.is_locked(layout.lock(flow, run_id))
         except StoreDamaged:
             return Pulse.take(self._objects, flow, run_id).is_alive(DEFAULT_SECONDS)
-        newest = max((info.modified_at for info in objects_of(self._objects, flow, run_id)), default=0.0)
+        newest = max((info.modified_at for info in self._infos[flow, run_id]), default=0.0)
         return newest > self._now - _SILENT_SECONDS or self._objects.is_locked(layout.lock(flow, run_id))
 
     def _finish_removals(self) -> None:
         """Remove what deletions and creations have left that were not carried to their end."""
-        for flow, run_id in _all_runs(self._objects):
-            infos = objects_of(self._objects, flow, run_id)
+        for flow, run_id in self._runs:
+            infos = self._infos[flow, run_id]
             keys = {info.key for info in infos}
             if not infos and not self._dry_run:
                 remove_empty(self._objects, flow, run_id, self._leftover_before)
@@ -202,7 +209,7 @@ class _Clearing:
             name = (run.flow, run.run_id)
             try:
                 needed = self._mentioned(*name)
-                size = sum(info.size for info in objects_of(self._objects, *name))
+                size = sum(info.size for info in self._infos[name])
                 if not self._dry_run:
                     remove_run(self._store, *name)
             except (NotFound, RunLocked, StoreDamaged):  # gone or going on by now, or not to be judged
@@ -238,13 +245,11 @@ class _Clearing:
 
     def _remove_parts(self) -> None:
         """Remove the parts of what is one object now; the last stays, since it keeps an earlier driver out."""
-        for flow, run_id in _all_runs(self._objects):
-            for key in (layout.journal(flow, run_id), layout.logs(flow, run_id)):
-                parts = list(self._objects.list(layout.parts(key)))
-                try:
-                    if not parts or self._objects.info(key).modified_at > self._leftover_before:
-                        continue
-                except FileNotFoundError:  # not one object yet
+        for run in self._runs:
+            infos = {info.key: info for info in self._infos[run]} if run not in self._gone else {}
+            for key in (layout.journal(*run), layout.logs(*run)):
+                parts = [info for info in infos.values() if info.key.startswith(layout.parts(key))]
+                if not parts or key not in infos or infos[key].modified_at > self._leftover_before:
                     continue
                 last = max((info.key for info in parts if "/0/" in info.key), default="")
                 for info in parts:
@@ -282,11 +287,12 @@ class _Clearing:
 
     def _mark_runs(self) -> None:
         """Take up what runs need that were not seen before, and what they may be taking from one that was removed."""
-        for run in _all_runs(self._objects):
-            if run in self._seen or run in self._gone:
-                continue
-            self._needed |= self._mentioned(*run)
-            self._seen.add(run)
+        new = [run for run in _all_runs(self._objects) if run not in self._seen and run not in self._gone]
+        at_once = 1 if store_folder(self._objects) is not None else _AT_ONCE
+        with ThreadPoolExecutor(at_once, thread_name_prefix="mlp-gc") as pool:
+            for found in in_parallel(pool, lambda run: self._mentioned(*run), new, at_once):
+                self._needed |= found
+        self._seen.update(new)
 
     def _mentioned(self, flow: str, run_id: str) -> set[bytes]:
         """Return the hashes that a run mentions, with those of a run just removed that it is resuming.
@@ -374,6 +380,17 @@ def _all_runs(objects: ObjectStore) -> list[tuple[str, str]]:
                 with suppress(NameRefused):
                     found[names.identifier(flow, "flow"), names.run_id(run_id)] = None
     return list(found)
+
+
+def _infos(objects: ObjectStore) -> defaultdict[tuple[str, str], list[ObjectInfo]]:
+    """Return the objects of all runs by flow and id."""
+    found = defaultdict(list)
+    for top in (layout.FLOWS, layout.PARTS):
+        for info in objects.list(top):
+            parts = info.key.split("/")
+            if len(parts) > _IN_RUN:
+                found[parts[1], parts[2]].append(info)
+    return found
 
 
 def _moment(run_id: str) -> float:
