@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import tempfile
 import threading
 from contextlib import AbstractContextManager, contextmanager
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 _NOT_EVEN_A_NAME = -1
+
+_numbers = itertools.count()
 
 
 class ProcessDied(BaseException):
@@ -49,7 +53,7 @@ class MemoryStore:
     time : callable
         Returns the time, for the objects' own.
     appends : bool
-        Whether there are objects that grow, and locks, as on a disk; a bucket has neither.
+        Whether there are objects that grow, and locks, as on a disk. A bucket has neither; what it has is durable.
     before : callable or None
         Told of each operation and its key before it is done; what it raises is what becomes of it.
     """
@@ -63,6 +67,7 @@ class MemoryStore:
     ) -> None:
         """Make an empty store."""
         self._time = time
+        self._url = f"memory://simulated-{next(_numbers)}"
         self.appends = appends
         self._before = before
         self._objects: dict[str, _Object] = {}
@@ -76,7 +81,7 @@ class MemoryStore:
     @property
     def url(self) -> str:
         """A URL that tells where errors come from."""
-        return "memory://simulated"
+        return self._url
 
     @property
     def creates_once(self) -> bool:
@@ -135,9 +140,10 @@ class MemoryStore:
 
     def staging(self) -> Path:
         """Return a folder for files that are to be adopted."""
-        if self._staging is None:
-            self._staging = tempfile.TemporaryDirectory(prefix="mlp-memory-store-")
-        return Path(self._staging.name)
+        with self._mutex:
+            if self._staging is None:
+                self._staging = tempfile.TemporaryDirectory(prefix="mlp-memory-store-")
+            return Path(self._staging.name)
 
     def adopt(self, source: Path, key: str, *, sync: bool) -> None:
         """Move a file in."""
@@ -196,9 +202,10 @@ class MemoryStore:
 
     # ------------------------------------------------------------------------------------------ the harm
 
-    def after_kill(self, *, time: Callable[[], float] | None = None) -> MemoryStore:
+    def after_kill(self) -> MemoryStore:
         """Return the store as the next process finds it: whole, and its locks free."""
-        found = MemoryStore(time or self._time, appends=self.appends)
+        found = MemoryStore(self._time, appends=self.appends)
+        found._url = self._url
         found._objects = {key: attrs.evolve(each, data=bytearray(each.data)) for key, each in self._objects.items()}
         found._removed = dict(self._removed)
         return found
@@ -206,6 +213,7 @@ class MemoryStore:
     def after_power_cut(self, rng: random.Random) -> MemoryStore:
         """Return the store as it may be after a power cut: what was not made durable is there, or not, or in part."""
         found = MemoryStore(self._time, appends=self.appends)
+        found._url = self._url
         for key, content in self._removed.items():
             if key not in self._objects and rng.random() < 0.5:  # noqa: PLR2004 # either may be
                 found._keep(key, content)
@@ -243,13 +251,13 @@ class MemoryStore:
         try:
             return self._objects[key]
         except KeyError:
-            raise FileNotFoundError(2, "no such object", key) from None
+            raise FileNotFoundError(errno.ENOENT, "no such object", key) from None
 
     def _put(self, key: str, data: bytes, *, sync: bool) -> None:
         """Write an object."""
         earlier = self._objects.get(key)
         survivor = self._removed.pop(key, None) if earlier is None else earlier.surviving()
-        durable = len(data) if sync else _NOT_EVEN_A_NAME
+        durable = len(data) if sync or not self.appends else _NOT_EVEN_A_NAME
         self._objects[key] = _Object(bytearray(data), self._time(), durable, survivor)
 
     def _keep(self, key: str, content: bytes) -> None:
@@ -278,12 +286,16 @@ class _AppendFile:
         """Open it."""
         self._store = store
         self._key = key
+        self._size = len(store._get(key).data)
 
     def append(self, data: bytes, *, sync: bool) -> None:
         """Add bytes."""
         with self._store._operation("append", self._key):
             found = self._store._get(self._key)
+            if len(found.data) != self._size:
+                raise OSError(errno.ESTALE, "somebody else has written to it", self._key)
             found.data += data
+            self._size += len(data)
             found.modified_at = self._store._time()
         if sync:
             with self._store._operation("append_sync", self._key):

@@ -138,6 +138,55 @@ def _take_lost_answers_for_others(module: Any) -> None:
     module.FsspecStore.create = create_or_lose
 
 
+def _trust_blobs(module: ModuleType) -> None:
+    module.Blobs._verify = lambda *_: None
+
+
+def _write_over_fences(module: ModuleType) -> None:
+    flush = module.GrowingWriter.flush
+
+    def flush_anyway(self: Any) -> None:
+        objects = self._objects
+
+        class Overwriting:
+            """Creates what is there."""
+
+            def create(self, key: str, data: bytes, *, sync: bool) -> bool:
+                objects.replace(key, data, sync=sync)
+                return True
+
+        self._objects = Overwriting()
+        try:
+            flush(self)
+        finally:
+            self._objects = objects
+
+    module.GrowingWriter.flush = flush_anyway
+
+
+def _clear_beside_live_runs(module: ModuleType) -> None:
+    module._Clearing._goes_on = lambda *_: False
+
+
+def _copy_journals_first(module: ModuleType) -> None:
+    copy, copy_blobs = module._RunSync.copy, module._RunSync._copy_blobs
+
+    def copy_journal_first(self: Any) -> Any:
+        later: list[Any] = []
+        self._copy_blobs = later.append
+        done = copy(self)
+        for blobs in later:
+            copy_blobs(self, blobs)
+        return done
+
+    module._RunSync.copy = copy_journal_first
+
+
+def _never_refresh(module: ModuleType) -> None:
+    module._Known.tells = lambda *_: True
+    module._Known.status_of = lambda self, _: self.status
+
+
 def _give_up_at_once(module: Any) -> None:
     module.is_transient = lambda _: False
 
@@ -262,5 +311,45 @@ BUGS: Final[tuple[Planted, ...]] = (
         "mlp_core.builtin.fsspec_store.failures",
         _give_up_at_once,
         100,
+    ),
+    Planted(
+        "blob-unverified",
+        "machine",
+        "a blob is believed without a look at its hash",
+        "mlp_core.store.blobs",
+        _trust_blobs,
+        2000,
+    ),
+    Planted(
+        "fence-overwritten",
+        "machine",
+        "a driver whose run was taken over writes over what its successor wrote",
+        "mlp_core.store.growing",
+        _write_over_fences,
+        2000,
+    ),
+    Planted(
+        "live-runs-ignored",
+        "machine",
+        "what a run that goes on has written, and not named yet, is cleared away",
+        "mlp_core.upkeep.gc",
+        _clear_beside_live_runs,
+        5000,
+    ),
+    Planted(
+        "journal-copied-first",
+        "machine",
+        "a run is copied before what it refers to",
+        "mlp_core.upkeep.sync",
+        _copy_journals_first,
+        5000,
+    ),
+    Planted(
+        "index-never-refreshed",
+        "machine",
+        "a run is listed as it was when it was first seen",
+        "mlp_core.store.index",
+        _never_refresh,
+        2000,
     ),
 )
