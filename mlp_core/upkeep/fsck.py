@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from mlp_core import names
-from mlp_core.errors import NameRefused, NotFound, StoreDamaged, StoreError
+from mlp_core.errors import MlpError, NameRefused, NotFound, StoreDamaged, StoreError
 from mlp_core.store import layout
 from mlp_core.store.content import digest_text, hash_file
 from mlp_core.store.faults import translated
@@ -298,7 +298,11 @@ class _Check:
         odd = {key.removeprefix(prefix) for key in self._odd if key.startswith(prefix)}
         check = RunCheck(self._objects, flow, run_id, {name: info for name, info in infos.items() if name not in odd})
         if "journal" not in odd:
-            check.check()
+            try:
+                check.check()
+            except (MlpError, ValueError, TypeError, KeyError, RecursionError) as error:
+                problem = f"its records are nothing that a writer makes: {error}"
+                check.findings.append(Finding("damage", layout.journal(flow, run_id), problem, (f"{flow}/{run_id}",)))
         parts = self._parts(flow, run_id) if store_folder(self._objects) is None else []
         findings = [*check.findings, *check_parts(self._objects, flow, run_id, parts)]
         read = [*infos.values(), *parts]
@@ -321,13 +325,22 @@ class _Check:
 
     def _need(self, blobs: Iterable[tuple[str, str]]) -> None:
         """Note who needs which blobs, and look at those that were not there before."""
-        needed = list(blobs)
+        needed = [each for each in blobs if self._is_digest(*each)]
         unknown = [each for each in dict.fromkeys(digest for digest, _ in needed) if not self._is_known(each)]
         for digest, problem, size in in_parallel(self._pool, self._hashed, unknown, self._at_once):
             self._took(digest, problem, size)
         for digest, name in needed:
             if digest in self._bad:
                 self._needed_by.setdefault(digest, {})[name] = None
+
+    def _is_digest(self, digest: str, name: str) -> bool:
+        """Tell whether what somebody needs can be there; note where it cannot."""
+        try:
+            layout.blob(digest)
+        except StoreDamaged as error:
+            self._add("damage", _key_of(name), error.message, affects=(name,))
+            return False
+        return True
 
     def _is_known(self, digest: str) -> bool:
         """Tell whether a blob was looked at."""
@@ -363,6 +376,12 @@ def _run_of(place: str) -> tuple[str, str] | None:
         return None
     flow, run_id, *_ = place.partition(" ")[0].split("/")
     return flow, run_id
+
+
+def _key_of(place: str) -> str:
+    """Return the key of what speaks of a place."""
+    run = _run_of(place)
+    return layout.journal(*run) if run is not None else place.partition(" (")[0]
 
 
 def _remedy(place: str) -> str:

@@ -241,7 +241,7 @@ class _Clearing:
         except StoreDamaged:
             return {(run.flow, run.origin_run_id)}
         origins = [record.origin.split("/") for record in records if isinstance(record, TaskReused)]
-        return {(flow, run_id) for flow, run_id, *_ in origins}
+        return {(origin[0], origin[1]) for origin in origins if len(origin) > 1}
 
     def _remove_parts(self) -> None:
         """Remove the parts of what is one object now; the last stays, since it keeps an earlier driver out."""
