@@ -134,26 +134,18 @@ def _texts(value: object, name: str = "") -> Iterator[str]:
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an error and what it was made from."""
-    seen: BaseException | None = error
-    for _ in range(5):
-        if seen is None:
-            return
-        yield seen
-        seen = seen.__cause__
+    yield error
+    if error.__cause__ is not None:
+        yield from _causes(error.__cause__)
 
 
 def _statuses(error: BaseException) -> Iterator[int]:
     """Yield the HTTP statuses that an error tells of."""
     for each in _causes(error):
         response = getattr(each, "response", None)
-        if isinstance(response, dict):  # of botocore
-            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            if isinstance(status, int):
-                yield status
-        for name in ("status", "status_code", "code"):  # of aiohttp, azure and gcsfs
-            status = getattr(each, name, None)
-            if isinstance(status, int):
-                yield status
+        of_botocore = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+        of_others = (getattr(each, name, None) for name in ("status", "status_code", "code"))
+        yield from (status for status in (of_botocore, *of_others) if isinstance(status, int))
 
 
 def _codes(error: BaseException) -> frozenset[str]:

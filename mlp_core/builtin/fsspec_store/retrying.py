@@ -85,15 +85,20 @@ class Retrying:
         if not failures.is_unreachable(error):
             self._answered = True
         seconds = self._seconds if self._answered else min(self._seconds, _FIRST_ANSWER_SECONDS)
-        delay = self._random.uniform(0, min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(attempt, 20)))
-        if time.monotonic() + delay - begun >= seconds:
+        left = begun + seconds - time.monotonic()
+        if left <= 0:
             return False
-        time.sleep(delay)
+        delay = self._random.uniform(0, min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(attempt, 20)))
+        time.sleep(min(delay, left))
         return True
+
+    def told(self, error: Exception, what: str) -> OSError:
+        """Return how an error about a key is told."""
+        return failures.os_error(error, f"{self._place}/{what}".rstrip("/"), self._masker)
 
     def _final(self, error: Exception, what: str, attempt: int, begun: float) -> OSError:
         """Return what is raised in the end."""
-        final = failures.os_error(error, f"{self._place}/{what}".rstrip("/"), self._masker)
+        final = self.told(error, what)
         if attempt:
             final.strerror = f"{final.strerror} (tried {attempt + 1} times in {time.monotonic() - begun:.0f} s)"
         return final

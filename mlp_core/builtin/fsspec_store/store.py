@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
-    from mlp_core.builtin.fsspec_store.filesystems import Filesystem
+    from mlp_core.builtin.fsspec_store.filesystems import Filesystem, Version
 
 _OWN: Final = "tmp"
 """The folder for what is no object; no object's key begins with it."""
@@ -83,7 +83,7 @@ class FsspecStore:
     def create(self, key: str, data: bytes, *, sync: bool) -> bool:  # noqa: ARG002 # what is there is durable
         """Write an object if absent."""
         here, path = self._here, self._path(key)
-        here.settle(key)
+        here.settle(key, forget=True)
         while True:
             if not here.creates_once:
                 if here.exists(path):
@@ -106,7 +106,7 @@ class FsspecStore:
     def replace(self, key: str, data: bytes, *, sync: bool) -> None:  # noqa: ARG002 # what is there is durable
         """Write an object, in the place of an earlier one."""
         here, path = self._here, self._path(key)
-        here.settle(key)
+        here.settle(key, forget=True)
         here.ask(key, lambda: here.files.put(path, data))
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
@@ -124,12 +124,9 @@ class FsspecStore:
         here.settle(key)
         version = here.version(path, key)
         try:
-            while True:
-                here.fetch(path, key, version.size, target)
-                before, version = version, version if version.size <= _RANGE_BYTES else here.version(path, key)
-                if version == before:
-                    return
+            while (now := here.fetch(path, key, version, target)) != version:
                 target.unlink()  # its ranges may be of two objects
+                version = now
         except BaseException:
             target.unlink(missing_ok=True)
             raise
@@ -161,7 +158,7 @@ class FsspecStore:
     def delete(self, key: str) -> None:
         """Remove an object."""
         here, path = self._here, self._path(key)
-        here.settle(key)
+        here.settle(key, forget=True)
         try:
             here.ask(key, lambda: here.files.delete(path), passing=failures.is_absence)
         except FileNotFoundError:
@@ -174,7 +171,7 @@ class FsspecStore:
     def adopt(self, source: Path, key: str, *, sync: bool) -> None:
         """Upload a file and remove it; without sync in the background."""
         here, path = self._here, self._path(key)
-        here.settle(key)
+        here.settle(key, forget=True)
         if sync:
             here.upload(source, path, key)
             return
@@ -184,8 +181,9 @@ class FsspecStore:
     def sync(self, keys: Sequence[str]) -> None:
         """Wait for uploads in the background, and raise the failure of one that failed. All else is durable."""
         here = self._here
-        for key in keys:
-            here.settle(key, failures_too=True)
+        for failure in [here.settle(key, forget=True) for key in keys]:
+            if failure is not None:
+                raise failure
 
     def local_path(self, key: str) -> None:
         """Return None: objects have no files here."""
@@ -241,7 +239,7 @@ class _Process:
         """Open nothing yet."""
         self._opened = opened
         self._root = root
-        self._opening = threading.Lock()
+        self._lock = threading.Lock()
         self._files: Filesystem | None = None
         self._staging: Staging | None = None
         self._is_exclusive: bool | None = None
@@ -254,10 +252,17 @@ class _Process:
     def files(self) -> Filesystem:
         """The filesystem."""
         if self._files is None:
-            with self._opening:
+            with self._lock:
                 if self._files is None:
-                    self._files = self.ask("", self._opened)
+                    self._files = self._open()
         return self._files
+
+    def _open(self) -> Filesystem:
+        """Open the filesystem, which asks nobody."""
+        try:
+            return self._opened()
+        except Exception as error:  # arguments that its class does not take are told in many ways
+            raise self.ask.told(error, "") from error
 
     @property
     def creates_once(self) -> bool:
@@ -295,7 +300,7 @@ class _Process:
             return False
         return True
 
-    def version(self, path: str, key: str) -> Any:
+    def version(self, path: str, key: str) -> Version:
         """Return what an object is now; FileNotFoundError where there is none."""
         return self.ask(key, lambda: self.files.version(path))
 
@@ -308,23 +313,28 @@ class _Process:
                 return b""
             raise
 
-    def fetch(self, path: str, key: str, size: int, target: Path) -> None:
-        """Write an object of a known size to a new file."""
+    def fetch(self, path: str, key: str, version: Version, target: Path) -> Version:
+        """Write an object to a new file; return what it is after that: where it has changed, the file is no object."""
         fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
 
-            def fetch(start: int) -> None:
-                end = min(start + _RANGE_BYTES, size)
+            def fetch(start: int) -> bool:
+                end = min(start + _RANGE_BYTES, version.size)
                 view = memoryview(self.read(path, key, start, end))
-                if len(view) != end - start:
-                    raise OSError(errno.EIO, f"{len(view)} bytes came of {end - start}", key)
                 while view:
                     written = os.pwrite(fd, view, start)
                     view, start = view[written:], start + written
+                return start == end
 
-            self._each(fetch, range(0, size, _RANGE_BYTES))
+            is_whole = all(self._each(fetch, range(0, version.size, _RANGE_BYTES)))
         finally:
             os.close(fd)
+        if is_whole and version.size <= _RANGE_BYTES:
+            return version  # it came in one piece
+        now = self.version(path, key)
+        if now == version and not is_whole:
+            raise self.ask.told(OSError(errno.EIO, "fewer bytes came than there are"), key)
+        return now
 
     def upload(self, source: Path, path: str, key: str) -> None:
         """Write an object from a file, and remove the file, whatever becomes of the object."""
@@ -343,30 +353,33 @@ class _Process:
 
     def _upload_parts(self, files: PartUploads, source: Path, path: str, key: str) -> None:
         """Write an object in parts, each of which is tried again by itself."""
+        tries = 0
+        while not self._try_parts(files, source, path, key, is_last=tries == _UPLOAD_TRIES - 1):
+            tries += 1
+
+    def _try_parts(self, files: PartUploads, source: Path, path: str, key: str, *, is_last: bool) -> bool:
+        """Write an object in parts; return False where the upload has vanished, unless it is the last."""
         size = source.stat().st_size
         part = files.part_size(size)
-        for attempt in range(_UPLOAD_TRIES):
-            upload = self.ask(key, lambda: files.begin_upload(path))
-            fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-            try:
+        upload = self.ask(key, lambda: files.begin_upload(path))
+        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        try:
 
-                def send(start: int, upload: str = upload, fd: int = fd) -> str:
-                    data = os.pread(fd, part, start)
-                    return self.ask(key, lambda: files.upload_part(path, upload, start // part + 1, data))
+            def send(start: int) -> str:
+                data = os.pread(fd, part, start)
+                return self.ask(key, lambda: files.upload_part(path, upload, start // part + 1, data))
 
-                tags = self._each(send, range(0, size, part))
-                self.ask(key, lambda: files.end_upload(path, upload, tags))  # noqa: B023 # called at once
-            except FileNotFoundError:
-                # Somebody ended the upload; or this did, and the answer was lost. Only a new one can tell.
-                if attempt == _UPLOAD_TRIES - 1:
-                    raise
-            except BaseException:
-                files.abort_upload(path, upload)
-                raise
-            else:
-                return
-            finally:
-                os.close(fd)
+            tags = self._each(send, range(0, size, part))
+            self.ask(key, lambda: files.end_upload(path, upload, tags))
+        except BaseException as error:
+            files.abort_upload(path, upload)
+            # Somebody ended the upload; or this did, and the answer was lost. Only a new one can tell.
+            if isinstance(error, FileNotFoundError) and not is_last:
+                return False
+            raise
+        finally:
+            os.close(fd)
+        return True
 
     def _each(self, function: Callable[[int], Any], items: Sequence[int]) -> list[Any]:
         """Call a function with each item, several at once, and return the answers in order."""
@@ -385,28 +398,33 @@ class _Process:
 
     def begin_upload(self, source: Path, path: str, key: str) -> None:
         """Upload a file in the background."""
-        self._pending[key] = self._uploads.submit(self.upload, source, path, key)
+        future = self._uploads.submit(self.upload, source, path, key)
+        with self._lock:
+            self._pending[key] = future
 
-    def settle(self, key: str, *, failures_too: bool = False) -> None:
-        """Wait until no upload of a key is under way; raise its failure, once, where that is asked for."""
+    def settle(self, key: str, *, forget: bool = False) -> BaseException | None:
+        """Wait until no upload of a key is under way; return how the last one failed, until that is forgotten."""
         future = self._pending.get(key)
         if future is None:
-            return
+            return None
         failure = future.exception()
-        if failures_too or failure is None:
-            self._pending.pop(key, None)
-        if failures_too and failure is not None:
-            raise failure
+        if forget or failure is None:
+            with self._lock:
+                if self._pending.get(key) is future:
+                    del self._pending[key]
+        return failure
 
     def settle_below(self, prefix: str) -> None:
         """Wait until no upload below a prefix is under way."""
-        for key in [*self._pending]:
+        with self._lock:
+            keys = [*self._pending]
+        for key in keys:
             if key.startswith(prefix):
                 self.settle(key)
 
     def staging(self) -> Path:
         """Return the folder for unfinished files."""
-        with self._opening:
+        with self._lock:
             if self._staging is None:
                 self._staging = Staging(_staging_parent(), functools.partial(Path.mkdir, mode=0o700))
             return self._staging.path

@@ -27,6 +27,9 @@ ServerKind: TypeAlias = Literal["seaweedfs", "moto"]
 KEY: Final = "harness-key-id"
 SECRET: Final = "harness-secret-key-0123456789"  # noqa: S105 # of a server that lives for one test
 _REGION: Final = "us-east-1"
+_GRPC: Final = 10_000
+"""How far above a port of SeaweedFS the one for gRPC is."""
+
 _START_SECONDS: Final = 60.0
 _DIE_WITH_PARENT: Final = (
     sys.executable,
@@ -103,7 +106,8 @@ def s3_server(kind: ServerKind) -> Iterator[S3Server]:
             "AWS_DEFAULT_REGION": _REGION,
             "AWS_EC2_METADATA_DISABLED": "true",
         }
-        command = [*_DIE_WITH_PARENT, *(_seaweedfs(folder, port) if kind == "seaweedfs" else _moto(port))]
+        others = [free_port() for _ in range(3)]
+        command = [*_DIE_WITH_PARENT, *(_seaweedfs(folder, port, *others) if kind == "seaweedfs" else _moto(port))]
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=folder)
         try:
@@ -113,6 +117,7 @@ def s3_server(kind: ServerKind) -> Iterator[S3Server]:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            _remove_sockets(port, *others)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -126,11 +131,11 @@ def free_port() -> int:
             if port > 50_000:  # noqa: PLR2004 # a port above is needed, and there are 65,535
                 continue
             with contextlib.suppress(OSError):
-                above.bind(("127.0.0.1", port + 10_000))
+                above.bind(("127.0.0.1", port + _GRPC))
                 return port
 
 
-def _seaweedfs(folder: Path, port: int) -> list[str]:
+def _seaweedfs(folder: Path, port: int, master: int, volume: int, filer: int) -> list[str]:
     """Return the command of SeaweedFS with one known user."""
     program = Path(sys.executable).parent / "weed"
     if not program.exists():
@@ -143,13 +148,25 @@ def _seaweedfs(folder: Path, port: int) -> list[str]:
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     data = folder / "data"
     data.mkdir()
-    master, volume, filer = free_port(), free_port(), free_port()
     return [
         *(str(program), "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"),
         *(f"-s3.port={port}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
-        *(f"-s3.config={folder / 's3.json'}", "-s3.port.iceberg=0", "-s3.iam=false", "-master.telemetry=false"),
-        *("-master.volumeSizeLimitMB=64", "-volume.max=200", "-master.volumePreallocate=false"),
+        *(f"-s3.config={folder / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false"),
+        *(
+            "-master.telemetry=false",
+            "-master.volumeSizeLimitMB=64",
+            "-volume.max=200",
+            "-master.volumePreallocate=false",
+        ),
     ]
+
+
+def _remove_sockets(*ports: int) -> None:
+    """Remove what SeaweedFS leaves behind in a folder that nobody can choose."""
+    for port in ports:
+        for number in (port, port + _GRPC):
+            for path in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):  # noqa: S108 # as above
+                path.unlink(missing_ok=True)
 
 
 def _moto(port: int) -> list[str]:
