@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, Phase
 from hypothesis.reporting import with_reporter
 from hypothesis.stateful import run_state_machine_as_test
 
-from mlp_reliability.machine.rules import Counts, StoreMachine
+from mlp_reliability.machine.history import Counts
+from mlp_reliability.machine.rules import StoreMachine
 from mlp_reliability.promises import own_environment
 from mlp_reliability.result import Result
 
