@@ -68,7 +68,7 @@ def tamper(root: Path, keys: Sequence[str], rng: random.Random, way: Way | None 
     Tampered
         What was done.
     """
-    chosen = way or rng.choice(WAYS)
+    chosen = rng.choice(WAYS) if way is None else way
     while True:
         key = rng.choice(keys)
         path = root / key
