@@ -288,9 +288,7 @@ class Archive:
     def _read_records(self) -> Copied:
         """Read what stands first: the journal, and the segments that hold records."""
         found: dict[str, bytes] = {}
-        for member in self.manifest.members:
-            if not member.holds_records:
-                break
+        for member in [each for each in self.manifest.members if each.holds_records]:
             name, _ = next(self._rest)
             content = b"".join(form.read_member(self._file, name, member.size, PIECE))
             if sha256(content) != member.digest:

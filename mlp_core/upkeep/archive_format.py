@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Final, Literal, TypeAlias
 import attrs
 
 from mlp_core import names
-from mlp_core.errors import MlpError, UsageError
+from mlp_core.errors import UsageError
 from mlp_core.store import layout
 
 if TYPE_CHECKING:
@@ -280,8 +280,3 @@ def read_end(file: IO[bytes]) -> None:
     """Check that an archive ends here; raises as `read_member`."""
     if file.read(len(_END) + 1) != _END:
         raise refused("something follows its end")
-
-
-def named(file: str, error: MlpError) -> UsageError:
-    """Return an error about an archive that names the file."""
-    return UsageError(f"{file} is refused: {error.message}", hint=error.hint)

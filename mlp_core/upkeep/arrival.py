@@ -127,23 +127,20 @@ class Copied:
         StoreDamaged
             Where it is another run, is not what was written, or contradicts itself.
         """
-        try:
-            records = [record for _, record in parse_journal(journal, f"of {flow}/{run_id} in {place}").records]
-            first = records[0] if records else None
-            if not isinstance(first, RunBegan) or (first.run.flow, first.run.run_id) != (flow, run_id):
-                raise StoreDamaged(f"the journal of {flow}/{run_id} in {place} does not tell its beginning")
-            others: dict[str, tuple[Record, ...]] = {}
-            for name, content in segments.items():
-                read = parse_journal(content, f"of segment {name} of {flow}/{run_id} in {place}")
-                key = layout.segment(flow, run_id, name)
-                if read.torn or read.expected != 1 or _place(content) not in ("", key):
-                    raise StoreDamaged(f"the segment {name} of {flow}/{run_id} in {place} is damaged")
-                others[name] = tuple(record for _, record in read.records)
-            state = RunState(first)
-            for record in (*records[1:], *sorted(itertools.chain(*others.values()), key=lambda record: record.time)):
-                state.apply(record)
-        except (RecursionError, ValueError, TypeError) as error:  # what no writer of ours makes
-            raise StoreDamaged(f"the records of {flow}/{run_id} in {place} cannot be read: {error}") from error
+        records = [record for _, record in parse_journal(journal, f"of {flow}/{run_id} in {place}").records]
+        first = records[0] if records else None
+        if not isinstance(first, RunBegan) or (first.run.flow, first.run.run_id) != (flow, run_id):
+            raise StoreDamaged(f"the journal of {flow}/{run_id} in {place} does not tell its beginning")
+        others: dict[str, tuple[Record, ...]] = {}
+        for name, content in segments.items():
+            read = parse_journal(content, f"of segment {name} of {flow}/{run_id} in {place}")
+            key = layout.segment(flow, run_id, name)
+            if read.torn or read.expected != 1 or _place(content) not in ("", key):
+                raise StoreDamaged(f"the segment {name} of {flow}/{run_id} in {place} is damaged")
+            others[name] = tuple(record for _, record in read.records)
+        state = RunState(first)
+        for record in (*records[1:], *sorted(itertools.chain(*others.values()), key=lambda record: record.time)):
+            state.apply(record)
         return cls(journal, segments, tuple(records), others)
 
     @property
@@ -264,7 +261,7 @@ class Arrival:
         what = "went on in both since it was copied" if began else "is another run there"
         raise UsageError(
             f"{self._flow}/{self._run_id} of {self._source} cannot be put into {self._objects.url}: it {what}",
-            hint=f"remove one of the two: mlp delete {self._flow}/{self._run_id}",
+            hint=f"remove one of the two: mlp rm {self._flow}/{self._run_id}",
         )
 
     def needs_blob(self, digest: str, size: int) -> bool:
@@ -371,7 +368,12 @@ class Arrival:
         if relation == "absent" and not self._objects.create(self._key, journal, sync=True):
             relation = self.relation(journal)
         if relation == "behind":
-            with self._objects.lock(layout.lock(self._flow, self._run_id)) or contextlib.nullcontext(True):  # noqa: FBT003 # a lock's answer
+            with self._objects.lock(layout.lock(self._flow, self._run_id)) or contextlib.nullcontext(True) as is_free:  # noqa: FBT003 # a lock's answer
+                if not is_free:
+                    raise UsageError(
+                        f"{self._flow}/{self._run_id} is under way in {self._objects.url}",
+                        hint="wait until it has ended",
+                    )
                 if self.relation(journal) == "behind":
                     self._objects.replace(self._key, journal, sync=True)
         began, ended = copied.records[0], copied.records[-1]

@@ -168,10 +168,7 @@ def sync_runs(
     """
     with ThreadPoolExecutor(_RUNS) as pool, ThreadPoolExecutor(_BLOBS) as blob_pool:
         syncing = _Syncing(source, target, options, told, blob_pool)
-        try:
-            yield from in_parallel(pool, syncing.run, runs, _RUNS)
-        finally:
-            syncing.stopped.set()
+        yield from in_parallel(pool, syncing.run, runs, _RUNS, syncing.stopped.set)
 
 
 class _Syncing:

@@ -115,7 +115,11 @@ def _pieces(path: Path, go_on: Callable[[], None] = lambda: None) -> Iterator[me
 
 
 def in_parallel(
-    pool: Executor, function: Callable[[_Item], _Result], items: Iterable[_Item], at_once: int
+    pool: Executor,
+    function: Callable[[_Item], _Result],
+    items: Iterable[_Item],
+    at_once: int,
+    stop: Callable[[], None] = lambda: None,
 ) -> Iterator[_Result]:
     """Call a function for each item in a pool, and iterate over the results as they come.
 
@@ -129,6 +133,8 @@ def in_parallel(
         Taken one by one, so that what waits does not grow.
     at_once : int
         How many are in the pool at most.
+    stop : callable
+        Called where one has failed or nobody wants the rest, before those that are under way are waited for.
     """
     pending: set[Future[_Result]] = set()
     try:
@@ -142,7 +148,9 @@ def in_parallel(
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
                 yield future.result()
-    finally:
+    except BaseException:
+        stop()
         for future in pending:
             future.cancel()
         wait(pending)
+        raise

@@ -361,8 +361,8 @@ UNICODE: Final = (
 )
 
 
-def attack_header(parts: Parts, draw: random.Random) -> bytes:
-    """Say something else in the header of a member."""
+def bad_headers() -> list[dict[str, bytes]]:
+    """Return fields that no header has."""
     choices: list[dict[str, bytes]] = [{"name": name} for name in OUTSIDE]
     choices += [{"name": name.encode()} for name in UNICODE]
     choices += [{"type": kind, "link": b"../../outside/x"} for kind in (b"1", b"2")]
@@ -372,7 +372,12 @@ def attack_header(parts: Parts, draw: random.Random) -> bytes:
     ]
     choices += [{"mode": b"0004755"}, {"uid": b"0001750"}, {"mtime": b"77777777777"}, {"owner": b"root"}]
     choices += [{"magic": b"ustar  \0"}, {"magic": b""}, {"prefix": b"../.."}, {"prefix": b"/outside"}]
-    return parts.packed(header=tampered_header(**draw.choice(choices)))
+    return choices
+
+
+def attack_header(parts: Parts, draw: random.Random) -> bytes:
+    """Say something else in the header of a member."""
+    return parts.packed(header=tampered_header(**draw.choice(bad_headers())))
 
 
 def attack_bits(parts: Parts, draw: random.Random) -> bytes:
@@ -381,6 +386,18 @@ def attack_bits(parts: Parts, draw: random.Random) -> bytes:
     for _ in range(draw.randint(1, 3)):
         data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
     return bytes(data) if bytes(data) != parts.packed() else b""
+
+
+def attack_padding(parts: Parts, draw: random.Random) -> bytes:
+    """Put something into what fills up a member, or into the end."""
+    data = bytearray(parts.packed())
+    gaps = [len(data) - 1, len(data) - 1024]
+    place = 0
+    for content in (parts.manifest, *(content for _, content in parts.members)):
+        place += 512 + len(content) + padding(len(content))
+        gaps += [place - 1] if padding(len(content)) else []
+    data[draw.choice(gaps)] = draw.randrange(1, 256)
+    return bytes(data)
 
 
 def attack_length(parts: Parts, draw: random.Random) -> bytes:
@@ -410,13 +427,13 @@ def attack_order(parts: Parts, draw: random.Random) -> bytes:
     return attrs.evolve(parts, members=tuple(members)).packed()
 
 
-def attack_manifest(parts: Parts, draw: random.Random) -> bytes:
-    """Write a manifest that is none, or not the only one."""
+def bad_manifests(parts: Parts, draw: random.Random) -> list[bytes]:
+    """Return texts that are no manifest, or not the only one."""
     text = parts.manifest
     lines = text.splitlines()
     digest = lines[2].split()[1]
     flow = f"/{parts.run[1]}".encode()
-    choices = [
+    return [
         text.replace(b"\n", b"\r\n"),
         text.replace(b" ", b"  ", 1),
         text.removesuffix(b"\n"),
@@ -436,6 +453,7 @@ def attack_manifest(parts: Parts, draw: random.Random) -> bytes:
         b"\n".join([*lines[:-1], b""]),
         b"\n".join([*lines[:2], *lines[3:], b""]),
         b"\n".join([*lines, b"journal " + digest + b" 0", b""]),
+        b"\n".join([*lines[:2], lines[2] + b" name", *lines[3:], b""]),
         b"\n".join([*lines, b"blob " + digest + b" 7", b""]),
         b"\n".join([*lines, b"blob " + digest + b" 9999999999999999", b""]),
         b"\n".join([*lines, b"blob " + digest + b" -5", b""]),
@@ -450,7 +468,11 @@ def attack_manifest(parts: Parts, draw: random.Random) -> bytes:
         draw.randbytes(len(text)),
         b"",
     ]
-    return attrs.evolve(parts, manifest=draw.choice(choices)).packed()
+
+
+def attack_manifest(parts: Parts, draw: random.Random) -> bytes:
+    """Write a manifest that is none, or not the only one."""
+    return attrs.evolve(parts, manifest=draw.choice(bad_manifests(parts, draw))).packed()
 
 
 def attack_manifest_size(parts: Parts, draw: random.Random) -> bytes:
@@ -460,54 +482,61 @@ def attack_manifest_size(parts: Parts, draw: random.Random) -> bytes:
     return member_header("manifest", size) + data[512:]
 
 
+def bad_journals(lines: list[bytes]) -> list[list[bytes]]:
+    """Return records, as JSON, that no driver writes."""
+    deep = b"[" * 100_000 + b"]" * 100_000
+    first = lines[0]
+    return [
+        [],
+        lines[1:],
+        [*lines, lines[-1]],
+        [first, first],
+        [first.replace(b'"n":0', b'"n":1')],
+        [first.replace(b'"Flow"', b'"../x"')],
+        [first.replace(b'"Flow"', b'"Other"')],
+        [first.replace(b'"data":{', b'"data":{"settings":{"x":' + deep + b"},", 1)],
+        [first.replace(b'"data":{', b'"data":' + deep + b',"x":{', 1)],
+        [first.replace(b'"time":1.0', b'"time":' + b"9" * 5000)],
+        [first.replace(b'"time":1.0', b'"time":"soon"')],
+        [first.replace(b'"time":1.0', b'"time":[]')],
+        [first.replace(b'"graph":{', b'"graph":[],"x":{', 1)],
+        [first.replace(b'"steps":[', b'"steps":[1,', 1)],
+        [b"null"],
+        [b"[]"],
+        [b'{"n":0}'],
+        [b'{"n":0,"kind":"RunBegan","data":null}'],
+        [b'{"n":0,"kind":["RunBegan"],"data":{}}'],
+        [b'{"n":0,"kind":{"RunBegan":1},"data":{}}'],
+        [b'{"n":0,"kind":"Unknown","data":{}}'],
+        [deep],
+        [b"\xff\xfe" * 50],
+        [line.replace(b'"size":100,', b'"size":101,') for line in lines],
+        [line.replace(b'"size":100,', b'"size":-1,') for line in lines],
+        [line.replace(b'"size":100,', b'"size":1e400,') for line in lines],
+        [line.replace(b'"digest":"sha256-', b'"digest":"../../sha256-') for line in lines],
+        [line.replace(b'"digest":"sha256-', b'"digest":"md5-') for line in lines],
+        [line.replace(b'"step":"start"', b'"step":null') for line in lines],
+    ]
+
+
+def bad_segments(parts: Parts) -> list[bytes]:
+    """Return segments that nobody writes."""
+    began = RunBegan(RunContext(*parts.run), 1.0, "host", 1, GRAPH)
+    ended = encode_line(RunEnded("failed"), 0)
+    return [b"", b"nonsense\n", encode_line(began, 0), ended, encode_line(RunEnded("failed"), 1), ended * 2]
+
+
+def records_of(parts: Parts) -> list[bytes]:
+    """Return the journal's records as JSON."""
+    return [line[9:] for line in dict(parts.members)["journal"].splitlines()]
+
+
 def attack_records(parts: Parts, draw: random.Random) -> bytes:
     """Write records that no driver writes, with right checksums and a manifest that vouches for them."""
-    deep = b"[" * 100_000 + b"]" * 100_000
-    where = draw.randrange(4)
-
-    def change(lines: list[bytes]) -> list[bytes]:
-        first = lines[0]
-        choices = [
-            [],
-            lines[1:],
-            [*lines, lines[-1]],
-            [first, first],
-            [first.replace(b'"n":0', b'"n":1')],
-            [first.replace(b'"Flow"', b'"../x"')],
-            [first.replace(b'"Flow"', b'"Other"')],
-            [first.replace(b'"data":{', b'"data":{"settings":{"x":' + deep + b"},", 1)],
-            [first.replace(b'"data":{', b'"data":' + deep + b',"x":{', 1)],
-            [first.replace(b'"time":1.0', b'"time":' + b"9" * 5000)],
-            [first.replace(b'"time":1.0', b'"time":"soon"')],
-            [first.replace(b'"time":1.0', b'"time":[]')],
-            [first.replace(b'"graph":{', b'"graph":[],"x":{', 1)],
-            [first.replace(b'"steps":[', b'"steps":[1,', 1)],
-            [b"null"],
-            [b"[]"],
-            [b'{"n":0}'],
-            [b'{"n":0,"kind":"RunBegan","data":null}'],
-            [b'{"n":0,"kind":["RunBegan"],"data":{}}'],
-            [b'{"n":0,"kind":{"RunBegan":1},"data":{}}'],
-            [b'{"n":0,"kind":"Unknown","data":{}}'],
-            [deep],
-            [b"\xff\xfe" * 50],
-            [line.replace(b'"size":100,', b'"size":101,') for line in lines],
-            [line.replace(b'"size":100,', b'"size":-1,') for line in lines],
-            [line.replace(b'"size":100,', b'"size":1e400,') for line in lines],
-            [line.replace(b'"digest":"sha256-', b'"digest":"../../sha256-') for line in lines],
-            [line.replace(b'"digest":"sha256-', b'"digest":"md5-') for line in lines],
-            [line.replace(b'"step":"start"', b'"step":null') for line in lines],
-        ]
-        usable = [each for each in choices if each != lines]
-        return usable[draw.randrange(len(usable))]
-
-    changed = parts.with_journal(change)
-    if where == 0:
-        began = RunBegan(RunContext(*parts.run), 1.0, "host", 1, GRAPH)
-        segments = [b"", b"nonsense\n", encode_line(began, 0), encode_line(RunEnded("failed"), 0), draw.randbytes(50)]
-        segments += [encode_line(RunEnded("failed"), 1), encode_line(RunEnded("failed"), 0) * 2]
-        changed = parts.with_contents(**{"segments/1": draw.choice(segments)})
-    return changed.packed()
+    if draw.randrange(4):
+        journal = draw.choice(bad_journals(records_of(parts)))
+        return parts.with_journal(lambda _: journal).packed()
+    return parts.with_contents(**{"segments/1": draw.choice(bad_segments(parts))}).packed()
 
 
 def attack_logs(parts: Parts, draw: random.Random) -> bytes:
@@ -553,6 +582,7 @@ BOMB: Final = gzip.compress(bytes(50_000_000), 9)
 ATTACKS: Final = (
     attack_header,
     attack_bits,
+    attack_padding,
     attack_length,
     attack_order,
     attack_manifest,
@@ -595,6 +625,43 @@ def test_hostile_archives_change_nothing(parts: Parts, tmp_path: Path) -> None:
     target.close()
     assert tree(tmp_path) == before
     assert len(seen) > 60, "too few ways to tamper were tried"
+
+
+def test_every_listed_attack_is_refused(parts: Parts, tmp_path: Path) -> None:
+    """Each header, manifest, journal and segment of the lists is refused, not only those that chance picks."""
+    target = Store.open(FileStore(tmp_path / "target"), create=True)
+    draw = random.Random(7)  # noqa: S311 # a test's choice
+    attacks = [parts.packed(header=tampered_header(**fields)) for fields in bad_headers()]
+    attacks += [attrs.evolve(parts, manifest=text).packed() for text in bad_manifests(parts, draw)]
+    for journal in bad_journals(records_of(parts)):
+        assert journal != records_of(parts), "an attack that changes nothing"
+        attacks.append(parts.with_journal(lambda _, journal=journal: journal).packed())  # type: ignore[misc] # mypy infers no default's type
+    attacks += [parts.with_contents(**{"segments/1": segment}).packed() for segment in bad_segments(parts)]
+    before = tree(tmp_path / "target")
+    for attack in attacks:
+        (tmp_path / "x.mlprun").write_bytes(attack)
+        with pytest.raises(UsageError, match=r"x.mlprun is refused"):
+            import_file(tmp_path / "x.mlprun", target)
+    assert tree(tmp_path / "target") == before
+    target.close()
+
+
+def test_a_blob_that_grows_while_it_is_packed(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more than the size that was announced is read of a blob, and the archive is not made."""
+    run = add_run(store, 100.0, b"a" * 100)
+    path = store.objects.local_path(layout.blob(sha256(b"a" * 100)))
+    assert path is not None
+    info = store.objects.info
+
+    def growing(key: str) -> Any:
+        found = info(key)
+        if key.startswith(layout.BLOBS):
+            path.write_bytes(b"a" * 101)
+        return found
+
+    monkeypatch.setattr(store.objects, "info", growing)
+    with pytest.raises(StoreDamaged):
+        export_run(store, *run, tmp_path / "a.mlprun")
 
 
 def test_what_is_not_tampered_with_is_taken(parts: Parts, store: Store, tmp_path: Path) -> None:
@@ -706,13 +773,13 @@ def _failing(name: str) -> Callable[..., Any]:
 def test_a_file_that_changes_while_it_is_read(parts: Parts, store: Store, tmp_path: Path) -> None:
     """What was checked when a file was opened is checked again against what is written."""
     path = tmp_path / "x.mlprun"
-    path.write_bytes(parts.packed())
-    with Archive(path) as archive:
-        data = bytearray(parts.packed())
-        data[-2000] ^= 1
+    data = parts.packed()
+    for changed in (data[:-2000] + b"?" + data[-1999:], data[:-2000], data[:5000], data[:-1024], data + b"?"):
         path.write_bytes(data)
-        with pytest.raises(UsageError, match="is refused"):
-            archive.import_into(store)
+        with Archive(path) as archive:
+            path.write_bytes(changed)
+            with pytest.raises(UsageError, match="is refused"):
+                archive.import_into(store)
 
 
 def test_writing_fails_like_any_file(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

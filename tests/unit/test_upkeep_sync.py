@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,13 @@ import pytest
 
 from mlp_core.builtin.file_store import FileStore
 from mlp_core.builtin.fsspec_store.store import FsspecStore
-from mlp_core.errors import MlpError, NotFound, StoreDamaged, StoreError, StoreFull, UsageError
+from mlp_core.errors import MlpError, NameRefused, NotFound, StoreDamaged, StoreError, StoreFull, UsageError
 from mlp_core.store import AttemptFinished, AttemptStarted, LogChunk, RunBegan, RunEnded, Store, TagsChanged, layout
 from mlp_core.store.content import sha256
 from mlp_core.store.logs import read_logs
 from mlp_core.store.seal import read_seal
 from mlp_core.upkeep import sync as module
+from mlp_core.upkeep.arrival import run_name
 from mlp_core.upkeep.sync import RunSynced, SyncOptions, chosen_runs, sync_runs
 from mlp_core.upkeep.transfer import fetch, in_parallel
 from mlp_hookspecs.types import ArtifactRef, FlowGraph, RunContext, StepNode, StepOutcome, TaskKey
@@ -210,8 +212,9 @@ def test_a_run_that_goes_on_is_left_for_later(pair: tuple[Store, Store]) -> None
 def test_two_runs_of_one_name_are_refused(pair: tuple[Store, Store]) -> None:
     """A run whose name another one has in the other store is not copied: both stores are named, others are copied."""
     source, target = pair
-    run = add_run(source, 100.0, b"a" * 100)
-    assert run == add_run(target, 100.0, b"b" * 100, command=("another",))
+    run = add_run(source, 100.0, b"a" * 100, command=("one",))
+    assert run == add_run(target, 100.0, b"b" * 100, command=("two",))
+    assert {source.objects.info(layout.journal(*run)).size} == {target.objects.info(layout.journal(*run)).size}
     other = add_run(source, 200.0, b"c" * 100)
     before = contents(target)
     first, second = sync(source, target)
@@ -235,6 +238,22 @@ def test_runs_that_went_on_in_both_stores_are_refused(make: Callable[[str], Stor
     (synced,) = sync(source, target)
     assert synced.outcome == "failed"
     assert "went on in both" in str(synced.error)
+
+
+def test_a_run_that_is_under_way_where_it_would_go_stays(make: Callable[[str], Store]) -> None:
+    """The journal of a run is not exchanged while somebody holds its lock."""
+    source, target = make("file"), make("file")
+    run = add_run(source, 100.0, b"a" * 100, ended=False)
+    sync(source, target)
+    source.fence(*run)
+    before = contents(target)
+    lock = target.objects.lock(layout.lock(*run))
+    assert lock is not None
+    with lock:
+        (synced,) = sync(source, target)
+    assert "is under way in" in str(synced.error)
+    assert contents(target) == before
+    assert [each.outcome for each in sync(source, target)] == ["updated"]
 
 
 def test_damage_is_not_copied(pair: tuple[Store, Store]) -> None:
@@ -288,6 +307,21 @@ def test_damage_at_the_other_store_is_mended(pair: tuple[Store, Store]) -> None:
     assert values(target, run) == [b"a" * 100, b"b" * 100]
 
 
+def test_a_summary_that_is_missing_is_made(pair: tuple[Store, Store]) -> None:
+    """A copying that was killed just before it wrote what a run amounts to is completed by the next."""
+    source, target = pair
+    run = add_run(source, 100.0, b"a" * 100)
+    sync(source, target)
+    target.objects.delete(layout.seal(*run))
+    assert [each.outcome for each in sync(source, target)] == ["unchanged"]
+    assert contents(target) == contents(source)
+    for store in pair:
+        store.objects.delete(layout.seal(*run))
+    target.objects.delete(layout.journal(*run))
+    assert [each.outcome for each in sync(source, target)] == ["copied"]
+    assert read_seal(target.objects, *run) is not None
+
+
 def test_rot_is_found_where_the_file_tells_nothing(make: Callable[[str], Store]) -> None:
     """A file that was damaged without a trace in its times is found too when everything is looked at."""
     source, target = make("file"), make("file")
@@ -305,8 +339,9 @@ def test_rot_is_found_where_the_file_tells_nothing(make: Callable[[str], Store])
 def test_a_dry_run_tells_and_writes_nothing(make: Callable[[str], Store], tmp_path: Path) -> None:
     """What would be copied is counted, a shared blob once, and even the store need not be there."""
     source = make("file")
-    add_run(source, 100.0, b"a" * 100)
+    tagged = add_run(source, 100.0, b"a" * 100)
     add_run(source, 200.0, b"a" * 100, b"b" * 100)
+    source.add_segment(*tagged, "tags.1", TagsChanged(("good",), (), "ada", 5.0))
     absent = FileStore(tmp_path / "absent")
     runs = chosen_runs(source)
     told = list(sync_runs(source, absent, runs, SyncOptions(dry_run=True)))
@@ -374,6 +409,27 @@ def test_which_runs(make: Callable[[str], Store]) -> None:
         chosen_runs(source, flow="Other")
 
 
+def test_a_run_that_never_began_is_none(make: Callable[[str], Store]) -> None:
+    """What a driver leaves that died before its run's first record does not fail the copying of all runs."""
+    source, target = make("file"), make("file")
+    add_run(source, 100.0)
+    lock = source.objects.lock(layout.lock("Flow", "20260131-094500-123456"))
+    assert lock is not None
+    with lock:
+        pass
+    assert [each.outcome for each in sync(source, target)] == ["copied"]
+
+
+def test_names_of_runs() -> None:
+    """A run is named by flow and id; less or more than that is none."""
+    assert run_name("Flow/20260131-094500-123456") == ("Flow", "20260131-094500-123456")
+    for text in ("Flow", "Flow/20260131-094500-123456/start"):
+        with pytest.raises(NotFound, match="is no run"):
+            run_name(text)
+    with pytest.raises(NameRefused):
+        run_name("../20260131-094500-123456")
+
+
 def test_a_run_that_is_removed_meanwhile(make: Callable[[str], Store]) -> None:
     """A run that goes while others are copied is told as such."""
     source, target = make("file"), make("file")
@@ -406,6 +462,75 @@ def test_a_full_disk_ends_everything(make: Callable[[str], Store], monkeypatch: 
     assert [values(target, run) for run in runs] == [values(source, run) for run in runs]
 
 
+@pytest.mark.parametrize("first", ["the same run", "a shorter one", "another run"])
+def test_two_at_once_copy_one_run(make: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch, first: str) -> None:
+    """Where somebody else has put the run there in the last moment, it is theirs, made longer, or told."""
+    source, target, another = make("file"), make("file"), make("file")
+    run = add_run(source, 100.0, b"a" * 100)
+    add_run(another, 100.0, b"b" * 100, command=("another",))
+    journal = source.objects.read(layout.journal(*run))
+    theirs = {
+        "the same run": journal,
+        "a shorter one": journal[: journal.index(b"\n") + 1],
+        "another run": another.objects.read(layout.journal(*run)),
+    }[first]
+    create = target.objects.create
+
+    def create_later(key: str, data: bytes, *, sync: bool) -> bool:
+        if key == layout.journal(*run):
+            create(key, theirs, sync=True)
+        return create(key, data, sync=sync)
+
+    monkeypatch.setattr(target.objects, "create", create_later)
+    (synced,) = sync(source, target)
+    assert synced.outcome == ("failed" if first == "another run" else "copied")
+    assert target.objects.read(layout.journal(*run)) == (theirs if first == "another run" else journal)
+
+
+def test_two_at_once_make_one_run_longer(make: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where somebody else has made the run as long as it is in the last moment, nothing is left to do."""
+    source, target = make("file"), make("file")
+    run = add_run(source, 100.0, ended=False)
+    sync(source, target)
+    source.fence(*run)
+    lock = target.objects.lock
+
+    def lock_later(key: str) -> Any:
+        target.objects.replace(layout.journal(*run), source.objects.read(layout.journal(*run)), sync=True)
+        return lock(key)
+
+    monkeypatch.setattr(target.objects, "lock", lock_later)
+    assert [each.outcome for each in sync(source, target)] == ["updated"]
+    assert target.run(*run).ended == source.run(*run).ended
+
+
+def test_a_failure_stops_what_is_under_way(make: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A blob that is being copied when the store fails for another one is given up between two pieces."""
+    source, target = make("file"), make("file")
+    add_run(source, 100.0, b"a" * 100)
+    add_run(source, 200.0, b"b" * 100)
+    is_under_way = threading.Event()
+    given_up = []
+
+    def copying(_: Any, key: str, __: Any, go_on: Callable[[], None]) -> tuple[str, int]:
+        if key == blob_key(b"a" * 100):
+            assert is_under_way.wait(20)
+            raise StoreFull("no room left")
+        is_under_way.set()
+        try:
+            while True:
+                go_on()
+                time.sleep(0.001)
+        except Exception:
+            given_up.append(key)
+            raise
+
+    monkeypatch.setattr(module, "fetch", copying)
+    with pytest.raises(StoreFull):
+        sync(source, target)
+    assert given_up == [blob_key(b"b" * 100)]
+
+
 def test_parallel_work_ends_with_its_first_failure() -> None:
     """What was not begun when something failed is not done, and results come as they are there."""
     from concurrent.futures import ThreadPoolExecutor
@@ -430,6 +555,7 @@ import sys
 from pathlib import Path
 from mlp_core.builtin.file_store import FileStore
 from mlp_core.store import Store
+from mlp_core.upkeep.arrival import run_name
 from mlp_core.upkeep.sync import SyncOptions, chosen_runs, sync_runs
 
 source = Store.open(FileStore(Path(sys.argv[1])), create=False)
