@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import http.client
+import math
 import os
 import random
 import stat
@@ -28,6 +29,7 @@ _UNFINISHED: Final = ".unfinished-"
 """What the names of files begin with that are no objects yet."""
 
 _LONGEST_THROTTLING: Final = 4
+_PAGE: Final = 1000
 
 
 class SlowDownError(OSError):
@@ -50,10 +52,18 @@ class Faults:
         What it is drawn from.
     latency_seconds : float
         The longest that a request takes.
+
+    Attributes
+    ----------
+    requests, failed, done_but_failed : int
+        How many there were, and what became of them.
+    told : callable
+        Called with the name of each request.
     """
 
     def __init__(self, rate: float, seed: int, latency_seconds: float) -> None:
         """Begin with no fault."""
+        self.told: Callable[[str], None] = lambda _: None
         self._rate = rate
         self._rng = random.Random(seed)
         self._latency = latency_seconds
@@ -63,8 +73,9 @@ class Faults:
         self.failed = 0
         self.done_but_failed = 0
 
-    def carry_out(self, request: Callable[[], _T], *, reads: bool = False) -> _T:
+    def carry_out(self, request: Callable[[], _T], name: str = "", *, reads: bool = False) -> _T:
         """Carry out a request, or not, or and say that it failed."""
+        self.told(name)
         before, after, latency = self._draw(reads=reads)
         if latency:
             time.sleep(latency)
@@ -137,33 +148,40 @@ class FaultyFileSystem(AbstractFileSystem):  # type: ignore[misc] # fsspec has n
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: object) -> None:
         """Write an object."""
-        self.faults.carry_out(lambda: _write(Path(path), value, is_new=mode == "create"))
+        self.faults.carry_out(lambda: _write(Path(path), value, is_new=mode == "create"), "put")
 
     def put_file(self, lpath: str, rpath: str, **_: object) -> None:
         """Write an object from a file."""
-        self.faults.carry_out(lambda: _write(Path(rpath), Path(lpath).read_bytes(), is_new=False))
+        self.faults.carry_out(lambda: _write(Path(rpath), Path(lpath).read_bytes(), is_new=False), "put")
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: object) -> bytes:
         """Return a range of an object."""
-        return self.faults.carry_out(lambda: _read(Path(path), start or 0, end), reads=True)
+        return self.faults.carry_out(lambda: _read(Path(path), start or 0, end), "get", reads=True)
 
     def info(self, path: str, **_: object) -> dict[str, Any]:
         """Return size and time of an object."""
-        return self.faults.carry_out(lambda: _info(path))
+        return self.faults.carry_out(lambda: _info(path), "head")
 
     def find(self, path: str, *, detail: bool = False, **_: object) -> Any:
         """Return the objects below a folder."""
-        found = self.faults.carry_out(lambda: dict(_below(path)))
+        found = self.faults.carry_out(lambda: dict(_below(path)), "list")
+        self._tell_pages(len(found))
         return found if detail else sorted(found)
 
     def ls(self, path: str, *, detail: bool = True, **_: object) -> Any:
         """Return what lies in a folder."""
-        found = self.faults.carry_out(lambda: _inside(path))
+        found = self.faults.carry_out(lambda: _inside(path), "list")
+        self._tell_pages(len(found))
         return found if detail else [each["name"] for each in found]
+
+    def _tell_pages(self, found: int) -> None:
+        """Tell of the further requests that a bucket's listing takes, which comes in pages."""
+        for _ in range(1, math.ceil(found / _PAGE)):
+            self.faults.told("list")
 
     def rm_file(self, path: str) -> None:
         """Remove an object."""
-        self.faults.carry_out(Path(path).unlink)
+        self.faults.carry_out(Path(path).unlink, "delete")
 
 
 def _write(path: Path, data: bytes, *, is_new: bool) -> None:
