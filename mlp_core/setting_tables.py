@@ -13,6 +13,9 @@ _SECRET: Final = re.compile(
     r"(?:^|[^a-z0-9])(?:credentials?|key|pass|passphrase|passwd|password|sas|secrets?|(?:connection|conn)[^a-z0-9]?string|"
     r"tokens?)(?:$|[^a-z0-9])"
 )
+_PASSWORD: Final = re.compile("://[^/@]*:[^/@]*@")
+"""A URL with a password."""
+
 _CAPITAL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
@@ -113,4 +116,4 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, object]]:
 
 def _is_secret(name: str, value: object) -> bool:
     """Tell whether an entry is a secret."""
-    return isinstance(value, str) and is_secret_name(name)
+    return isinstance(value, str) and (is_secret_name(name) or _PASSWORD.search(value) is not None)

@@ -454,8 +454,9 @@ def _convert(setting: Setting, value: object, where: str, base: Path) -> Any:
         case _:
             converted = _texts(value if text is None else text.split(","))
     if converted is None:
-        hidden = setting.secret or setting.type == "table"  # the entries of a table may be secrets
-        given = "a secret" if hidden else shown(value) if isinstance(value, str) else f"{value!r:.60}"
+        given = shown(value) if isinstance(value, str) else f"{value!r:.60}"
+        if setting.secret or setting.type == "table":  # whose entries may be secrets
+            given = "a secret" if setting.secret else "something else"
         raise ValueError(f"setting {setting.name} ({where}) is {given}; it must be {_EXPECTED[setting.type]}")
     for each in converted if isinstance(converted, tuple) else (converted,):
         if isinstance(each, str) and _SURROGATES.search(each):

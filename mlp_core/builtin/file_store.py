@@ -136,7 +136,8 @@ class FileStore:
             try:
                 shutil.copyfile(self._path(key), target)
             except OSError:
-                target.unlink(missing_ok=True)
+                with suppress(OSError):
+                    target.unlink()
                 raise
 
     def info(self, key: str) -> ObjectInfo:

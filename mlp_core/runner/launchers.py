@@ -71,9 +71,10 @@ class Launchers:
         UnknownBackend
             Where nobody provides one.
         UsageError
-            Where one cannot be reached, or refuses a setting.
+            Where one cannot be reached, refuses a setting, or runs tasks where they would not see the store.
         """
         for name in dict.fromkeys(names):
+            self._check_store(name)
             try:
                 launcher = self._hooks.open_launcher(name, self._settings, self.inbox)
                 with self._hooks.using("launcher", name, (OSError, ValueError)):
@@ -87,6 +88,17 @@ class Launchers:
                 for note in getattr(error, "__notes__", ()):
                     refused.add_note(note)
                 raise refused from error
+
+    def _check_store(self, name: str) -> None:
+        """Refuse a store in this process's memory for a launcher whose tasks are other processes."""
+        store: str = self._settings["store"]
+        in_this_process = name == "local" and self._settings.get("local.isolation") == "inline"
+        if store.startswith("memory://") and not in_this_process:
+            raise UsageError(
+                f"the store {store} lies in the memory of this process, where the tasks of the launcher {name} do not"
+                " see it",
+                hint="run them in this process, by --isolation inline, or choose a folder or bucket by --store",
+            )
 
     def capacities(self) -> Mapping[str, int | None]:
         """Return how many attempts each launcher beyond the driver's host takes at once."""

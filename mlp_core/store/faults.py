@@ -20,7 +20,7 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _UNAVAILABLE: Final = frozenset(
     {
         *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP),
-        *(errno.ENAMETOOLONG, errno.ENOENT),
+        *(errno.ENAMETOOLONG, errno.ENOENT, errno.ENXIO),
     }
 )
 _HANDLES: Final = frozenset({errno.EMFILE, errno.ENFILE})

@@ -367,6 +367,11 @@ CASES: Final[dict[str, Provoke]] = {
         "mount --bind .mlp .mlp; mount -o remount,ro,bind .mlp; mlp list Flow; mlp run flow.py"
     ),
     "a store where nothing can be made": typed("run", "flow.py", "--store", "/proc/nowhere"),
+    "a store with credentials in its URL": typed("run", "flow.py", "--store", "s3://name:password@bucket"),
+    "a store whose library is not installed": typed("run", "flow.py", "--store", "oci://bucket"),
+    "a store in memory, and tasks in processes of their own": typed("run", "flow.py", "--store", "memory://here"),
+    "a secret among a store's options": typed("run", "flow.py", "--storage-options", '{"secret": "x"}'),
+    "an unknown durability": typed("run", "flow.py", "--storage-durability", "quick"),
     "a store on another host": typed("list", "--store", "file://host/path"),
     "a store of a newer format": formatted('{"format": 99}'),
     "a store whose format is not told": formatted("{}"),

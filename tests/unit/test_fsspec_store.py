@@ -86,7 +86,8 @@ def filesystem(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[MemoryFilesyst
         ("s3://bucket/x?signature=hushhush", "it names no bucket or folder"),
         ("s3://bucket/../other", "it names no bucket or folder"),
         ("local:///folder", "a local folder is named by its path"),
-        ("gs://bucket", "the library for gs is not installed: Please install gcsfs"),
+        ("oci://bucket", "the library for oci is not installed: pip install ocifs$"),
+        ("lakefs://bucket", "the library for lakefs is not installed: pip install lakefs-spec$"),
         ("tape://reel", "neither a plugin nor fsspec knows tape"),
     ],
 )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import re
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -34,6 +36,9 @@ _REQUESTS: Final = 8
 
 _UPLOADS: Final = 4
 """Files that one process uploads at once."""
+
+_INSTALL: Final = re.compile(r"^(?:please )?install ([a-z0-9_-]+) to access .*", re.IGNORECASE)
+"""How fsspec says most often which distribution is missing."""
 
 _Page = TypeVar("_Page")
 
@@ -128,7 +133,8 @@ class FsspecStore:
                 target.unlink()  # its ranges may be of two objects
                 version = now
         except BaseException:
-            target.unlink(missing_ok=True)
+            with suppress(OSError):
+                target.unlink()
             raise
 
     def info(self, key: str) -> ObjectInfo:
@@ -458,8 +464,9 @@ def _place(url: str) -> tuple[str, str]:
     except ValueError as error:
         raise OSError(errno.EPROTONOSUPPORT, f"neither a plugin nor fsspec knows {protocol}") from error
     except ImportError as error:
-        extra = "pip install 'mlp-core[s3]'" if protocol in S3 else str(error)
-        raise OSError(errno.ENOPKG, f"the library for {protocol} is not installed: {extra}") from error
+        text = _INSTALL.sub(r"pip install \1", str(error))
+        command = "pip install 'mlp-core[s3]'" if protocol in S3 else text
+        raise OSError(errno.ENOPKG, f"the library for {protocol} is not installed: {command}") from error
     return f"{protocol}://{rest.strip('/')}", str(kind._strip_protocol(url)).rstrip("/") + "/"  # noqa: SLF001 # how fsspec itself is asked
 
 
