@@ -1,12 +1,11 @@
-"""Make a golden store of the format that this version writes: python tests/golden/make.py FOLDER
+"""Make a golden store of the format that this version writes: ``python tests/golden/make.py FOLDER``.
 
 A golden store is kept for every format that was ever released, with what its artifacts are, so that later versions can
-be held to reading it. Run this in an empty folder of a neutral name, since a run records where it ran.
+be held to reading it. Run this in an empty folder of a neutral name, since a run records where it ran and with which Python.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -80,9 +79,7 @@ def make(folder: Path) -> None:
     mlp("tag", "add", f"Golden/{first}", "later")
     mlp("run", "golden.py", "--mode", "fail", "--count", "2", "--run-id-file", "failed")
     mlp("resume", "golden.py", "--origin-run-id", Path("failed").read_text(), "--run-id-file", "resumed")
-    driver = subprocess.Popen(
-        [*MLP, "run", "golden.py", "--mode", "hang", "--run-id-file", "lost"]
-    )
+    driver = subprocess.Popen([*MLP, "run", "golden.py", "--mode", "hang", "--run-id-file", "lost"])
     while not (Path("lost").exists() and "join" in mlp("show", f"Golden/{Path('lost').read_text()}")):
         time.sleep(0.5)
     driver.send_signal(signal.SIGKILL)
