@@ -88,6 +88,9 @@ def _show_run(run: RunHandle) -> None:
         put(f"  command {safe_line(' '.join(began.command))}")
     if context.origin_run_id:
         put(f"  resumes {context.flow}/{context.origin_run_id}")
+    url = run.client.session.store_url
+    if began.settings.get("storage.durability") == "fast" and ("://" not in url or url.startswith("file:")):
+        put("  kept    without syncs (storage.durability is fast): a power cut may take it")
     if run.tags:
         put(f"  tags    {', '.join(map(safe_line, sorted(run.tags)))}")
     if began.parameter_texts:
