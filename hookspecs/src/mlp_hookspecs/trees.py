@@ -188,8 +188,13 @@ def _parent_of(pid: int) -> int | None:
         if error.errno in _UNKNOWN:
             return None
         raise
-    # The command's name stands in parentheses and may contain anything; the state and the parent follow it.
-    return int(stat[stat.rindex(b")") + 2 :].split()[1])
+    return int(_fields(stat)[1])
+
+
+def _fields(stat: bytes) -> list[bytes]:
+    """Return the fields of a process's ``stat`` from its state on, which its parent's id follows."""
+    # The command's name stands before them, in parentheses, and may contain anything.
+    return stat[stat.rindex(b")") + 2 :].split()
 
 
 def own_children() -> list[int]:
@@ -349,10 +354,13 @@ def _kill_marked(mark: int) -> None:
 
 
 def _wears(pid: int, mark: int) -> bool:
-    """Tell whether a process wears a mark."""
+    """Tell whether a process wears a mark; one that has ended wears none, though nobody has reaped it yet."""
     try:
         with open(f"/proc/{pid}/limits", "rb") as file:  # noqa: PTH123 # there are many
-            return b" %d " % mark in file.read()
+            if b" %d " % mark not in file.read():
+                return False
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 # as above
+            return _fields(file.read())[0] not in (b"Z", b"X")
     except OSError:
         return False
 
