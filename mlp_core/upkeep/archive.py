@@ -339,21 +339,14 @@ class Archive:
         """
         manifest, copied = self.manifest, self.copied
         arrival = Arrival(store.objects, manifest.flow, manifest.run_id, str(self._path))
-        relation = arrival.relation(copied.journal)
+        arrival.relation(copied.journal)  # before much is written for nothing
         staged: dict[Member, Path] = {}
         try:
             self._stage(store.objects, arrival, staged, told)
-            blobs = 0
-            for member in self.manifest.members:
-                if member.kind == "blob" and arrival.needs_blob(member.digest, member.size):
-                    arrival.add_blob(staged.pop(member), member.digest)
-                    blobs += 1
-            arrival.sync_blobs()
-            there = arrival.segment_names()
-            for name in set(copied.segments) - there:
-                arrival.add_segment(name, copied.segments[name])
-            self._add_logs(store.objects, arrival, staged, there)
-            arrival.finish(copied, relation)
+            with arrival.held():
+                relation = arrival.relation(copied.journal)
+                blobs = self._put_in(store.objects, arrival, staged)
+                arrival.finish(copied, relation)
         finally:
             for file in staged.values():
                 file.unlink(missing_ok=True)
@@ -381,6 +374,20 @@ class Archive:
                     raise refused(f"{name} is not what was packed")
                 told(self._file.tell())
             form.read_end(self._file)
+
+    def _put_in(self, objects: ObjectStore, arrival: Arrival, staged: dict[Member, Path]) -> int:
+        """Put in all that is not there but the journal, and return how many blobs that were."""
+        blobs = 0
+        for member in self.manifest.members:
+            if member.kind == "blob" and arrival.needs_blob(member.digest, member.size):
+                arrival.add_blob(staged.pop(member), member.digest, member.size)
+                blobs += 1
+        arrival.sync_blobs()
+        there = arrival.segment_names()
+        for name in set(self.copied.segments) - there:
+            arrival.add_segment(name, self.copied.segments[name])
+        self._add_logs(objects, arrival, staged, there)
+        return blobs
 
     def _add_logs(self, objects: ObjectStore, arrival: Arrival, staged: Mapping[Member, Path], there: set[str]) -> None:
         """Add the logs that are not there, or are longer than what is there."""

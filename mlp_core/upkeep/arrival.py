@@ -28,9 +28,11 @@ from mlp_core.store.references import digests_of
 from mlp_core.store.seal import read_seal, seal_run
 from mlp_core.store.state import RunState
 from mlp_core.store.verified import VerifiedFiles
+from mlp_core.upkeep.removal import finish_removal
+from mlp_core.upkeep.run_check import REMOVED
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
     from mlp_hookspecs.handles import ObjectStore
@@ -234,7 +236,8 @@ class Arrival:
         self._key = layout.journal(flow, run_id)
         self._verified = VerifiedFiles.for_store(objects.url)
         self._blobs = Blobs(objects, paranoid=verify, verified=self._verified)
-        self._blob_keys: list[str] = []
+        self._began = time.time()
+        self._relied: dict[str, int] = {}
         self._adopted: list[str] = []
         self._old: dict[str, int] = {}
         self._other_keys: list[str] = []
@@ -264,6 +267,28 @@ class Arrival:
             hint=f"remove one of the two: mlp rm {self._flow}/{self._run_id}",
         )
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep others from writing to the run, and from clearing away what it needs, where the store has locks.
+
+        What a deletion has left that was not carried to its end goes first, since the next clearing would carry it to
+        its end.
+
+        Raises
+        ------
+        UsageError
+            Where somebody else writes to the run.
+        """
+        lock = self._objects.lock(layout.lock(self._flow, self._run_id))
+        with lock or contextlib.nullcontext(enter_result=True) as is_free:
+            if not is_free:
+                raise UsageError(
+                    f"{self._flow}/{self._run_id} is under way in {self._objects.url}", hint="wait until it has ended"
+                )
+            if has_object(self._objects, layout.run(self._flow, self._run_id) + REMOVED):
+                finish_removal(self._objects, self._flow, self._run_id)
+            yield
+
     def needs_blob(self, digest: str, size: int) -> bool:
         """Tell whether a blob is yet to be brought: none is there, it is damaged, or too old to be relied on.
 
@@ -287,18 +312,18 @@ class Arrival:
             return True
         if age > _NEW_SECONDS:
             self._old[digest] = size
-        self._blob_keys.append(key)
+        self._relied[digest] = size
         return False
 
     def new_file(self) -> Path:
         """Return a path for a file that is to be taken in."""
         return self._objects.staging() / secrets.token_hex(8)
 
-    def add_blob(self, staged: Path, digest: str) -> None:
-        """Take in a file whose content was found to have a digest."""
+    def add_blob(self, staged: Path, digest: str, size: int) -> None:
+        """Take in a file whose content was found to have a digest and a size."""
         key = layout.blob(digest)
         self._adopt(staged, key)
-        self._blob_keys.append(key)
+        self._relied[digest] = size
         self._adopted.append(key)
 
     def segment_names(self) -> set[str]:
@@ -312,7 +337,7 @@ class Arrival:
             with translated(str(path), absence_passes=False):
                 os.utime(path)
         try:
-            self._objects.sync(sorted(set(self._blob_keys)))
+            self._objects.sync([layout.blob(digest) for digest in sorted(self._relied)])
         except StoreError:
             # The system may report a failure only once: what was added has to be written anew.
             for key in self._adopted:
@@ -325,9 +350,10 @@ class Arrival:
 
     @property
     def doubtful(self) -> dict[str, int]:
-        """The blobs to look at again when the run is there: size by digest."""
-        has_files = self._objects.local_path(layout.FORMAT) is not None
-        return {} if has_files else dict(self._old)
+        """The blobs to look at again when the run is there, as nothing has kept them from going: size by digest."""
+        if self._objects.local_path(layout.FORMAT) is not None:
+            return {}
+        return dict(self._relied if time.time() - self._began > _NEW_SECONDS else self._old)
 
     def add_segment(self, name: str, content: bytes) -> None:
         """Take in a segment that holds a record; one that is there stays."""
@@ -349,7 +375,7 @@ class Arrival:
             raise
 
     def finish(self, copied: Copied, relation: Relation) -> None:
-        """Make all else durable, and then the run visible, or as long as it is where it comes from.
+        """Make all else durable, and then the run visible, or as long as it is where it comes from; to be `held`.
 
         Parameters
         ----------
@@ -368,25 +394,26 @@ class Arrival:
         if relation == "absent" and not self._objects.create(self._key, journal, sync=True):
             relation = self.relation(journal)
         if relation == "behind":
-            with self._objects.lock(layout.lock(self._flow, self._run_id)) or contextlib.nullcontext(True) as is_free:  # noqa: FBT003 # a lock's answer
-                if not is_free:
-                    raise UsageError(
-                        f"{self._flow}/{self._run_id} is under way in {self._objects.url}",
-                        hint="wait until it has ended",
-                    )
-                if self.relation(journal) == "behind":
-                    self._objects.replace(self._key, journal, sync=True)
+            self._objects.replace(self._key, journal, sync=True)
         began, ended = copied.records[0], copied.records[-1]
         if relation == "ahead" or not isinstance(began, RunBegan) or not isinstance(ended, RunEnded):
             return
         key = layout.seal(self._flow, self._run_id)
-        try:
-            self._objects.info(key)
-        except FileNotFoundError:
-            if copied.sealed is not None:
-                self._objects.create(key, encode_line(copied.sealed, 0, key), sync=False)
-            else:
-                seal_run(self._objects, began, ended, None)
+        if has_object(self._objects, key):
+            return
+        if copied.sealed is not None:
+            self._objects.create(key, encode_line(copied.sealed, 0, key), sync=False)
+        else:
+            seal_run(self._objects, began, ended, None)
+
+
+def has_object(objects: ObjectStore, key: str) -> bool:
+    """Tell whether there is an object of a key."""
+    try:
+        objects.info(key)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _place(segment: bytes) -> str:

@@ -12,7 +12,8 @@ from mlp_core import names
 from mlp_core.errors import MlpError, NotFound, StoreDamaged, UsageError
 from mlp_core.store import layout
 from mlp_core.store.growing import GrowingReader
-from mlp_core.upkeep.arrival import Arrival, Copied
+from mlp_core.upkeep.arrival import Arrival, Copied, Relation
+from mlp_core.upkeep.run_check import REMOVED
 from mlp_core.upkeep.transfer import PIECE, fetch, in_parallel, write_hashed
 
 if TYPE_CHECKING:
@@ -125,16 +126,9 @@ def chosen_runs(
     else:
         flows = source.flows() if flow is None else [flow]
         found = [(each, run_id) for each in flows for run_id in reversed(source.run_ids(each))]
-        found = [run for run in found if _has_begun(source.objects, *run)]
         if flow is not None and not found:
             raise NotFound(f"there is no run of flow {flow} in {source.url}")
     return [(each, run_id) for each, run_id in found if run_id >= first and flow in (None, each)]
-
-
-def _has_begun(objects: ObjectStore, flow: str, run_id: str) -> bool:
-    """Tell whether there is a run, and not only the lock of one whose driver died before its first record."""
-    path = objects.local_path(layout.journal(flow, run_id))
-    return path is None or path.exists()
 
 
 def sync_runs(
@@ -144,7 +138,7 @@ def sync_runs(
     options: SyncOptions,
     told: Callable[[Tally], None] = lambda _: None,
 ) -> Iterator[RunSynced]:
-    """Copy runs, and iterate over what became of each, as they are done.
+    """Copy runs, and iterate over what became of each that is there, as they are done.
 
     A run that cannot be copied does not keep others from it; a store that fails ends everything.
 
@@ -168,7 +162,9 @@ def sync_runs(
     """
     with ThreadPoolExecutor(_RUNS) as pool, ThreadPoolExecutor(_BLOBS) as blob_pool:
         syncing = _Syncing(source, target, options, told, blob_pool)
-        yield from in_parallel(pool, syncing.run, runs, _RUNS, syncing.stopped.set)
+        for synced in in_parallel(pool, syncing.run, runs, _RUNS, syncing.stopped.set):
+            if synced is not None:
+                yield synced
 
 
 class _Syncing:
@@ -195,18 +191,28 @@ class _Syncing:
         self._lock = threading.Lock()
         self._told = told
 
-    def run(self, name: tuple[str, str]) -> RunSynced:
-        """Copy one run."""
+    def run(self, name: tuple[str, str]) -> RunSynced | None:
+        """Copy one run; None where it is none, since it never began or was removed."""
         self.go_on()
+        synced: RunSynced | None
         try:
             synced = _RunSync(self, *name).copy()
         except (StoreDamaged, UsageError) as error:
             synced = RunSynced("/".join(name), "failed", error=error)
         except FileNotFoundError:
-            gone = NotFound(f"{'/'.join(name)} was removed from {self.source.url} while it was copied")
-            synced = RunSynced("/".join(name), "failed", error=gone)
+            synced = self._gone(*name)
         self.count(runs=1)
         return synced
+
+    def _gone(self, flow: str, run_id: str) -> RunSynced | None:
+        """Return what became of a run that has no journal, or lost something else while it was copied."""
+        prefix = layout.run(flow, run_id)
+        left = {info.key.removeprefix(prefix) for info in self.source.objects.list(prefix)}
+        # A driver that died before its first record leaves its lock, a deletion what it has not come to.
+        if REMOVED in left or left <= {"lock", "lease"}:
+            return None
+        error = StoreDamaged(f"something of {prefix} is missing from {self.source.url}", hint="see: mlp fsck")
+        return RunSynced(f"{flow}/{run_id}", "failed", error=error)
 
     def go_on(self) -> None:
         """Raise where everything is to end."""
@@ -253,6 +259,16 @@ class _RunSync:
         copied, logs = Copied.read(self._from, self._flow, self._run_id)
         if not copied.has_ended and self._all.source.run(self._flow, self._run_id).status == "running":
             return RunSynced(self._name, "running")
+        if self._dry_run:
+            relation = self._copy(copied, logs)
+        else:
+            with self._arrival.held():
+                relation = self._copy(copied, logs)
+        outcome: Outcome = "copied" if relation == "absent" else "updated" if self._size else "unchanged"
+        return RunSynced(self._name, outcome, self._blobs, self._size)
+
+    def _copy(self, copied: Copied, logs: Sequence[str]) -> Relation:
+        """Copy what is not there yet, and return how what was there stood to it."""
         relation, there = self._arrival.relation(copied.journal), self._arrival.segment_names()
         is_new = relation in ("absent", "behind")
         new = [name for name in copied.segments if name not in there]
@@ -269,8 +285,7 @@ class _RunSync:
             self._arrival.finish(copied, relation)
             if self._arrival.doubtful:
                 self._copy_blobs(self._arrival.doubtful)
-        outcome: Outcome = "copied" if relation == "absent" else "updated" if self._size else "unchanged"
-        return RunSynced(self._name, outcome, self._blobs, self._size)
+        return relation
 
     def _is_complete(self) -> bool:
         """Tell whether all of the run is there, by names and sizes: nothing of a run changes but by growing."""
@@ -318,7 +333,7 @@ class _RunSync:
                 raise StoreDamaged(
                     f"{self._name} cannot be copied: {place} is missing or damaged", hint="see: mlp fsck"
                 )
-            self._arrival.add_blob(staged, digest)
+            self._arrival.add_blob(staged, digest, size)
         self._count(blobs=1, size=size)
 
     def _add_segment(self, name: str, content: bytes) -> None:

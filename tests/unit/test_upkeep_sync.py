@@ -25,6 +25,9 @@ from mlp_core.store.logs import read_logs
 from mlp_core.store.seal import read_seal
 from mlp_core.upkeep import sync as module
 from mlp_core.upkeep.arrival import run_name
+from mlp_core.upkeep.gc import clear_store
+from mlp_core.upkeep.retention import Retention
+from mlp_core.upkeep.run_check import REMOVED
 from mlp_core.upkeep.sync import RunSynced, SyncOptions, chosen_runs, sync_runs
 from mlp_core.upkeep.transfer import fetch, in_parallel
 from mlp_hookspecs.types import ArtifactRef, FlowGraph, RunContext, StepNode, StepOutcome, TaskKey
@@ -395,6 +398,25 @@ def test_old_blobs_of_a_bucket_are_copied_again(make: Callable[[str], Store], mo
     assert values(target, run) == values(target, other) == values(target, another) == [b"a" * 100]
 
 
+def test_what_was_copied_slowly_is_looked_at_again(
+    make: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing keeps a blob from going, and copying the run took long, a blob that went is copied again."""
+    source, target = make("file"), make("memory")
+    run = add_run(source, 100.0, b"a" * 100, b"b" * 100)
+    monkeypatch.setattr("mlp_core.upkeep.arrival._NEW_SECONDS", -1)
+    create = target.objects.create
+
+    def create_after_a_clearing(asked: str, data: bytes, *, sync: bool) -> bool:
+        if asked == layout.journal(*run):
+            target.objects.delete(blob_key(b"a" * 100))
+        return create(asked, data, sync=sync)
+
+    monkeypatch.setattr(target.objects, "create", create_after_a_clearing)
+    assert [(each.outcome, each.blobs) for each in sync(source, target)] == [("copied", 3)]
+    assert values(target, run) == [b"a" * 100, b"b" * 100]
+
+
 def test_which_runs(make: Callable[[str], Store]) -> None:
     """Runs are chosen by name, flow or age; a name that is not there is refused."""
     source = make("file")
@@ -409,17 +431,6 @@ def test_which_runs(make: Callable[[str], Store]) -> None:
         chosen_runs(source, flow="Other")
 
 
-def test_a_run_that_never_began_is_none(make: Callable[[str], Store]) -> None:
-    """What a driver leaves that died before its run's first record does not fail the copying of all runs."""
-    source, target = make("file"), make("file")
-    add_run(source, 100.0)
-    lock = source.objects.lock(layout.lock("Flow", "20260131-094500-123456"))
-    assert lock is not None
-    with lock:
-        pass
-    assert [each.outcome for each in sync(source, target)] == ["copied"]
-
-
 def test_names_of_runs() -> None:
     """A run is named by flow and id; less or more than that is none."""
     assert run_name("Flow/20260131-094500-123456") == ("Flow", "20260131-094500-123456")
@@ -430,13 +441,54 @@ def test_names_of_runs() -> None:
         run_name("../20260131-094500-123456")
 
 
-def test_a_run_that_is_removed_meanwhile(make: Callable[[str], Store]) -> None:
-    """A run that goes while others are copied is told as such."""
-    source, target = make("file"), make("file")
+def test_what_is_no_run_is_passed_over(pair: tuple[Store, Store]) -> None:
+    """What never began, was removed meanwhile, or is being removed fails nothing; one whose journal is missing does."""
+    source, target = pair
     add_run(source, 100.0)
-    told = sync(source, target, ("Flow", "20260131-094500-123456"), *chosen_runs(source))
+    source.objects.create(layout.lock("Flow", "20260131-094500-000001"), b"", sync=False)
+    removed, damaged = add_run(source, 200.0), add_run(source, 300.0)
+    for run in (removed, damaged):
+        for key in (layout.journal(*run), *[info.key for info in source.objects.list(f"{layout.PARTS}Flow/{run[1]}/")]):
+            source.objects.delete(key)
+    source.objects.create(layout.run(*removed) + REMOVED, b"", sync=False)
+    told = sync(source, target, *chosen_runs(source), ("Flow", "20260131-094500-123456"))
     assert [each.outcome for each in told] == ["copied", "failed"]
-    assert "was removed" in str(told[1].error)
+    assert "missing" in str(told[1].error)
+
+
+def test_a_deletion_that_was_not_carried_to_its_end(pair: tuple[Store, Store]) -> None:
+    """A run that comes back where its deletion was killed stays, since the deletion is carried to its end first."""
+    source, target = pair
+    run = add_run(source, 100.0, b"a" * 100)
+    sync(source, target)
+    target.objects.create(layout.run(*run) + REMOVED, b"", sync=False)
+    target.objects.delete(layout.journal(*run))
+    assert [each.outcome for each in sync(source, target)] == ["copied"]
+    assert contents(target) == contents(source)
+    clear_store(target, Retention(), now=time.time(), grace=0)
+    assert values(target, run) == [b"a" * 100]
+
+
+def test_a_clearing_beside_a_copying(make: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run needs that is on its way is not cleared away, though nobody refers to it yet."""
+    source, target = make("file"), make("file")
+    run = add_run(source, 100.0, b"a" * 100, b"b" * 100)
+    refused = []
+
+    def clearing(*arguments: Any) -> tuple[str, int]:
+        found = fetch(*arguments)
+        for grace in (0, 3600):
+            try:
+                clear_store(target, Retention(), now=time.time() + 86400, grace=grace)
+            except UsageError as error:
+                refused.append(error.message)
+        return found
+
+    monkeypatch.setattr(module, "fetch", clearing)
+    assert [each.outcome for each in sync(source, target)] == ["copied"]
+    assert refused
+    assert all("is too short while" in message for message in refused)
+    assert values(target, run) == [b"a" * 100, b"b" * 100]
 
 
 def test_a_full_disk_ends_everything(make: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -500,7 +552,7 @@ def test_two_at_once_make_one_run_longer(make: Callable[[str], Store], monkeypat
         return lock(key)
 
     monkeypatch.setattr(target.objects, "lock", lock_later)
-    assert [each.outcome for each in sync(source, target)] == ["updated"]
+    assert [each.outcome for each in sync(source, target)] == ["unchanged"]
     assert target.run(*run).ended == source.run(*run).ended
 
 
@@ -556,6 +608,9 @@ from pathlib import Path
 from mlp_core.builtin.file_store import FileStore
 from mlp_core.store import Store
 from mlp_core.upkeep.arrival import run_name
+from mlp_core.upkeep.gc import clear_store
+from mlp_core.upkeep.retention import Retention
+from mlp_core.upkeep.run_check import REMOVED
 from mlp_core.upkeep.sync import SyncOptions, chosen_runs, sync_runs
 
 source = Store.open(FileStore(Path(sys.argv[1])), create=False)
