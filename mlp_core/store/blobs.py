@@ -5,6 +5,7 @@ Small content travels in the reference; the rest is a blob, named by the hash of
 
 from __future__ import annotations
 
+import functools
 import io
 import mmap
 import os
@@ -68,9 +69,14 @@ class Blobs:
         self.inline_bytes = inline_bytes
         self._paranoid = paranoid
         self._verified = verified or VerifiedFiles.for_store(objects.url)
-        self._cache = BlobCache.for_user(cache_bytes, paranoid=paranoid) if cache_bytes else None
+        self._cache_bytes = cache_bytes
         self._unsynced: set[str] = set()
         self._adopted: set[str] = set()
+
+    @functools.cached_property
+    def _cache(self) -> BlobCache | None:
+        """The user's cache on this host, which stores with local files do without."""
+        return BlobCache.for_user(self._cache_bytes, paranoid=self._paranoid) if self._cache_bytes else None
 
     def target(self, format_name: str) -> BlobTarget:
         """Return the target for one value."""
