@@ -1,7 +1,7 @@
 """Make a golden store of the format that this version writes: ``python tests/golden/make.py FOLDER``.
 
 A golden store is kept for every format that was ever released, with what its artifacts are, so that later versions can
-be held to reading it. Run this in an empty folder of a neutral name, since a run records where it ran and with which Python.
+be held to reading it. Run this in an empty folder of a neutral name, since a run records where it ran, and its Python.
 """
 
 from __future__ import annotations
