@@ -13,9 +13,8 @@ from mlp_reliability.s3_servers import KEY, SECRET
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from conftest import Project
     from mlp_reliability.s3_servers import S3Server
-
-    from tests.e2e.conftest import Project
 
 seaweedfs = fixtures.seaweedfs  # pytest finds it here
 

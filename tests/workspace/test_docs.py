@@ -8,6 +8,9 @@ A page's fenced blocks are read in order, in an empty folder that has the reposi
   in what the command prints; ``...`` stands for anything. What differs each time (run ids, times, durations, sizes,
   hashes) may differ, but a run id that a page shows stands for the same run all through the page. A command must
   succeed, unless an ``error:`` or a line with "failed" is shown below it.
+
+Where a command names a bucket, there is a real S3 server with one named ``bucket``, which all processes find by their
+environment.
 """
 
 from __future__ import annotations
@@ -22,9 +25,12 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import pytest
 
+from mlp_reliability import fixtures
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+seaweedfs = fixtures.seaweedfs  # pytest finds it here
 ROOT = Path(__file__).parents[2]
 GENERATED = ROOT / "docs/hooks.md"  # its examples are doctests of the contract's docstrings, which its own tests run
 PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").glob("*.md") if page != GENERATED)]
@@ -32,6 +38,7 @@ PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").glob("*.md
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# ([\w./-]+\.(?:py|toml))\n")
 LINK = re.compile(r"\]\((?!https?://)([^)#]*)(?:#([^)]*))?\)")
+BUCKET = re.compile(r"^\s*\$ .*\bs3://", re.MULTILINE)
 VARIES: Final = {
     "run": r"\d{8}-\d{6}-\d{6}",
     "time": r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d",
@@ -75,6 +82,7 @@ class Reader:
     """Carries out a page in a folder."""
 
     folder: Path
+    server: dict[str, str] = attrs.field(factory=dict)  # the variables by which an S3 server is found
     runs: dict[str, str] = attrs.field(factory=dict)
 
     @property
@@ -83,7 +91,8 @@ class Reader:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         home = str(self.folder / "home")
         site = str(self.folder / "site")
-        return {**os.environ, "PATH": path, "HOME": home, "PYTHONPATH": site, "MLP_USERNAME": "ada", "COLUMNS": "120"}
+        own = {"PATH": path, "HOME": home, "PYTHONPATH": site, "MLP_USERNAME": "ada", "COLUMNS": "120"}
+        return {**os.environ, **self.server, **own}
 
     def read(self, page: Path) -> None:
         """Carry out every block."""
@@ -173,9 +182,10 @@ def name(page: Path) -> str:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_page_works(page: Path, tmp_path: Path) -> None:
+def test_page_works(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """What a page shows is what happens, from its first example to its last."""
-    Reader(tmp_path).read(page)
+    needs_server = BUCKET.search(page.read_text())
+    Reader(tmp_path, dict(request.getfixturevalue("seaweedfs").environ) if needs_server else {}).read(page)
 
 
 @pytest.mark.parametrize("page", [*PAGES, GENERATED, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md"], ids=name)
