@@ -423,3 +423,45 @@ def test_items_in_chunks(count: int, data: st.DataObject) -> None:
         assert (frame.step, frame.variable, frame.index, frame.count) == ("start", "xs", position, count)
         assert frame.values is not None
         assert numbers[chunks.index(frame.values)][frame.index - frame.first] == position
+
+
+@settings(max_examples=100, deadline=None)
+@given(blocks(ELEMENTS), st.integers(0, 2**32), st.randoms(use_true_random=False))
+def test_successors_are_what_follows(body: Sequence[Element], seed: int, order: random.Random) -> None:
+    """What a task leads to is told before it has finished: what gets ready then, and the joins that still wait."""
+    flow = Flow(body, seed)
+    scheduler = Scheduler(flow.graph)
+    ready = [scheduler.begin()]
+    expected = flow.expected()
+    children: dict[TaskKey, list[TaskKey]] = {key: [] for key in expected}
+    for key, parents in expected.items():
+        for parent in parents:
+            children[parent].append(key)
+    while ready:
+        task = ready.pop(order.randrange(len(ready)))
+        transition = flow.transition(task)
+        told = list(scheduler.successors(task, transition))
+        following = scheduler.finished(task, transition)
+        assert {new.key for new in following} <= set(told)
+        # The join of an empty foreach reads from nobody.
+        assert told == children[task.key] or (transition.count == 0 and told == [new.key for new in following])
+        ready += following
+
+
+def test_waiting_tells_which_joins_wait() -> None:
+    """Joins that some branch has reached are told by name, sorted, once each."""
+    scheduler = Scheduler(NESTED)
+    first, second = scheduler.finished(scheduler.begin(), Transition(("inner",), 2))
+    (work, *_) = scheduler.finished(first, Transition(("work",), 2))
+    (other, *_) = scheduler.finished(second, Transition(("work",), 2))
+    scheduler.finished(work, Transition(("inner_join",)))
+    scheduler.finished(other, Transition(("inner_join",)))
+    assert scheduler.waiting == ("inner_join",)
+
+
+def test_a_foreach_over_nothing_that_no_join_closes_ends_there() -> None:
+    """Without a join there is nothing that could follow a foreach without items."""
+    graph = flow_of(StepNode("start", "foreach", ("end",), foreach="xs"), StepNode("end", "end"))
+    scheduler = Scheduler(graph)
+    first = scheduler.begin()
+    assert scheduler.finished(first, Transition(("end",), 0)) == []
