@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import textwrap
 import time
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,10 @@ import psutil
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from conftest import Isolation, Processes, Project
+    from mlp_core.store.records import Record
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets orphans be found")
 
@@ -36,7 +38,7 @@ def family(name):
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
             with open("ready" + name, "w") as file:
-                file.write("now")
+                file.write(str(os.getpid()))
             time.sleep(600)
         os._exit(0)
     os.wait()
@@ -67,6 +69,14 @@ class Flow(FlowSpec):
 def below(pid: int) -> list[psutil.Process]:
     """Return all descendants of a process, nearest first."""
     return psutil.Process(pid).children(recursive=True)
+
+
+def has_ended(pid: int) -> bool:
+    """Tell whether a process has ended, reaped or not."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def python(processes: list[psutil.Process]) -> list[int]:
@@ -166,3 +176,64 @@ def test_flood_is_held_back(new_project: Project, processes: Processes) -> None:
     assert driver.returncode == 1, out + err
     assert new_project.read().failure("only").kind == "timeout"
     assert largest < 300e6, f"{largest / 1e6:.0f} MB"
+
+
+@pytest.mark.parametrize("way", ["fork", "spawn"])
+def test_driver_that_may_commit_nothing_more(
+    new_project: Project, processes: Processes, monkeypatch: pytest.MonkeyPatch, way: Isolation
+) -> None:
+    """Where the journal takes nothing more, workers and all that they have started end before anything else does."""
+    from mlp_core.errors import StoreError
+    from mlp_core.store import RunWriter
+    from mlp_core.store.records import AttemptFinished
+
+    write, close = RunWriter.write, RunWriter.close
+    left: list[list[psutil.Process]] = []
+    before = set(below(os.getpid()))
+    refused_at = 0.0
+
+    def refuse(self: RunWriter, records: Sequence[Record], *, sync: bool = True) -> None:
+        nonlocal refused_at
+        if any(isinstance(record, AttemptFinished) and record.key.step == "quick" for record in records):
+            refused_at = time.monotonic()
+            raise StoreError("another driver has taken the run over")
+        write(self, records, sync=sync)
+
+    def look(self: RunWriter) -> None:
+        left.append([process for process in below(os.getpid()) if process not in before])
+        close(self)
+
+    monkeypatch.setattr(RunWriter, "write", refuse)
+    monkeypatch.setattr(RunWriter, "close", look)
+    code = FAMILIES.partition("class Flow")[0] + textwrap.dedent("""
+    class Flow(FlowSpec):
+        @step
+        def start(self):
+            self.next(self.slow, self.quick)
+
+        @step
+        def slow(self):
+            family("0")
+            time.sleep(600)
+            self.next(self.join)
+
+        @step
+        def quick(self):
+            while not os.path.exists("ready0"):
+                time.sleep(0.01)
+            self.next(self.join)
+
+        @step
+        def join(self, inputs):
+            self.next(self.end)
+
+        @step
+        def end(self):
+            pass
+    """)
+    with pytest.raises(StoreError, match="another driver has taken the run over"):
+        new_project.run(code, isolation=way, max_workers=2)
+    assert time.monotonic() - refused_at < SECONDS
+    assert left == [[]], [process.cmdline() for process in left[0]]
+    daemon = int((new_project.root / "ready0").read_text())
+    processes.wait_for(lambda: has_ended(daemon), "the end of the daemon", SECONDS)
