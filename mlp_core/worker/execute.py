@@ -61,6 +61,8 @@ def prepare(request: StepRequest) -> Callable[[StepRequest], StepOutcome]:
     """
     os.environ[IMPORTING] = "1"
     try:
+        with contextlib.suppress(MlpError):  # each attempt tells it
+            opened(request.store, hooks.open_store).close()  # imports its libraries, once for all forks
         hooks, settings = build_worker_hooks(request.plugins, request.settings)
         return Worker(hooks, settings, load_code(request.code, _code_folder(request, hooks)))
     except Exception as error:  # noqa: BLE001 # a flow's file can raise anything when it is imported

@@ -14,7 +14,6 @@ import attrs
 
 from mlp_core.loading import MARK
 from mlp_core.store import Store
-from mlp_core.store.faults import opened
 from mlp_hookspecs import ArtifactRef, ForeachFrame, StepNode, StepOutcome, StepRequest, TaskInput, TaskKey, wire
 
 if TYPE_CHECKING:
@@ -63,14 +62,13 @@ def _rehearse(worker: Worker, request: StepRequest) -> None:
 def _local_store(worker: Worker, url: str) -> Iterator[str]:
     """Give the URL of a store that can be used before a fork.
 
-    What libraries of buckets start would not survive it. What they import does: it is imported now, for all tasks.
+    What libraries of buckets start would not survive it.
     """
     if "://" not in url or url.startswith("file:"):
         yield url
         return
     import tempfile
 
-    opened(url, worker.hooks.open_store).close()
     with tempfile.TemporaryDirectory(prefix="mlp-rehearsal-") as folder:
         objects = worker.hooks.open_store(folder)
         Store.open(objects, create=True)
