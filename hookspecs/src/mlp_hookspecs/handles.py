@@ -31,7 +31,7 @@ Settings: TypeAlias = Mapping[str, Any]
 
 
 class LaunchSink(Protocol):
-    """Where a launcher pushes what happens to attempts. Every method is thread-safe and returns at once."""
+    """Where a launcher pushes what happens to attempts. Every method is thread-safe; all but `log` return at once."""
 
     def started(self, attempt_id: str, host: str, pid: int) -> None:
         """Tell that a worker has begun on an attempt."""
@@ -40,7 +40,10 @@ class LaunchSink(Protocol):
         """Tell that an attempt is alive, where the launcher cannot see it die."""
 
     def log(self, attempt_id: str, stream: Literal["stdout", "stderr"], data: bytes) -> None:
-        """Pass on what an attempt printed, in order within each stream."""
+        """Pass on what an attempt printed, in order within each stream.
+
+        Waits while there is more than the driver can take in: hold no lock that `mlp_launch_step` or `cancel` needs.
+        """
 
     def finished(self, attempt_id: str, outcome: StepOutcome) -> None:
         """Tell how an attempt ended. The last call for the attempt, exactly once, after its last log chunk."""

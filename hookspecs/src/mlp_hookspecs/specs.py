@@ -418,7 +418,8 @@ def mlp_launch_step(requests: Sequence[LaunchRequest], launcher: Launcher) -> bo
     Raises
     ------
     OSError
-        Where the batch cannot be started; each of its attempts then counts as lost.
+        Where nothing of the batch was started; each of its attempts then counts as lost. An attempt that cannot be
+        started beside others that were is told to the sink, by `LaunchSink.lost`.
 
     Examples
     --------
