@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Final
@@ -93,6 +94,11 @@ def opened(url: str, open_objects: Callable[[str], ObjectStore]) -> ObjectStore:
     open_objects : callable
         Opens the objects of a URL.
     """
+    if not _is_path(url):
+        raise StoreUnavailable(
+            f"the store {shown(url)} cannot be opened: no place has such a name",
+            hint="choose its place by the setting store",
+        )
     try:
         return open_objects(url)
     except OSError as error:
@@ -103,6 +109,14 @@ def opened(url: str, open_objects: Callable[[str], ObjectStore]) -> ObjectStore:
         for note in getattr(error, "__notes__", ()):
             unavailable.add_note(note)
         raise unavailable from error
+
+
+def _is_path(text: str) -> bool:
+    """Tell whether a text can be a path: a zero byte ends one, and some characters are none on this system."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 class GuardedObjects:
