@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mlp_core.settings import Settings
+from mlp_core.store import layout
 from mlp_core.store.checked import CHECKSUM_BYTES, with_checksum, without_checksum
 from mlp_hookspecs.handles import ObjectStore
 
@@ -41,7 +42,7 @@ def opened_target(session: Session, store: Store, name: str) -> Iterator[DeployT
     UnknownBackend
         Where there is none of that name.
     """
-    context = _Context(session.settings, PrefixedObjects(store.objects, f"{_TARGETS}{name}/"))
+    context = _Context(session.settings, PrefixedObjects(store.objects, layout.target(name)))
     target = session.hooks.open_target(name, context)
     with session.hooks.using("target", name, (OSError, ValueError)):
         yield target

@@ -16,7 +16,7 @@ import attrs
 
 from mlp_core.deploy.records import Active, Order, Version
 from mlp_core.deploy.targets import opened_target
-from mlp_core.errors import NotFound, StoreDamaged, StoreUntrusted, UsageError
+from mlp_core.errors import NameRefused, NotFound, StoreDamaged, StoreUntrusted, UsageError
 from mlp_core.names import closest, label, shown
 from mlp_core.names import tag as checked_tag
 from mlp_core.parameters import parameters_of, to_text
@@ -30,7 +30,7 @@ from mlp_hookspecs import DeployRequest, wire
 from mlp_hookspecs.events import Deployed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from mlp_core.runner import CheckedFlow
@@ -134,10 +134,10 @@ class Deployments:
     def active(self, target: str | None = None) -> list[Active]:
         """Return the active version of each name, of one target or of all, by target and name."""
         store = self._store()
-        targets = [target] if target is not None else store.objects.children(layout.DEPLOYMENTS)
+        targets = [target] if target is not None else _ours(store.objects.children(layout.DEPLOYMENTS))
         found = []
         for each in targets:
-            for name in store.objects.children(f"{layout.DEPLOYMENTS}{label(each, 'target')}/"):
+            for name in _ours(store.objects.children(layout.deployments(each))):
                 active = self._read_active(store, each, name)
                 if active is not None:
                     found.append(active)
@@ -310,12 +310,25 @@ class Deployments:
 
     def _unknown(self, store: Store, target: str, name: str) -> NotFound:
         """Return the error of a name that is not deployed."""
-        known = store.objects.children(f"{layout.DEPLOYMENTS}{label(target, 'target')}/")
+        known = store.objects.children(layout.deployments(target))
         close = closest(name, known)
         hint = (
             f"did you mean {close}?" if close else f"there are {', '.join(known)}" if known else "deploy a flow first"
         )
         return NotFound(f"there is no deployment {shown(name)} on {target}", hint=hint)
+
+
+def _ours(found: Iterable[str]) -> list[str]:
+    """Return the names in a listing that pass the grammar; others are not ours."""
+
+    def passes(name: str) -> bool:
+        try:
+            label(name, "name")
+        except NameRefused:
+            return False
+        return True
+
+    return [name for name in found if passes(name)]
 
 
 def read_stored(kind: type[_Stored], objects: ObjectStore, key: str) -> _Stored:
@@ -342,7 +355,7 @@ def version_name(number: int) -> str:
 
 def _key(target: str, name: str, last: str) -> str:
     """Return the key of something of a deployment; NameRefused where a name is refused."""
-    return f"{layout.DEPLOYMENTS}{label(target, 'target')}/{label(name, 'deployment')}/{last}"
+    return layout.deployment(target, name) + last
 
 
 def _version_key(request: DeployRequest) -> str:

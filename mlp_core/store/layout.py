@@ -23,6 +23,9 @@ PARTS: Final = "parts/"
 DEPLOYMENTS: Final = "deployments/"
 BLUEPRINTS: Final = "blueprints/"
 
+TARGETS: Final = "targets/"
+"""What deploy targets keep in the store, each below its name."""
+
 LOG_SEGMENT: Final = "log."
 """What the names of segments begin with that hold log frames; all others hold records."""
 
@@ -96,6 +99,44 @@ def parts(key: str) -> str:
 def part(key: str, level: int, number: int) -> str:
     """Return the key of a part of a growing object (level 0), or of a pack of parts (level 1)."""
     return f"{parts(key)}{level:d}/{number:08d}"
+
+
+def parts_of_flow(flow_name: str) -> str:
+    """Return the prefix of all parts of a flow's runs."""
+    return parts(flow(flow_name).rstrip("/"))
+
+
+def parts_of_run(flow_name: str, run_id: str) -> str:
+    """Return the prefix of all parts of a run."""
+    return parts(run(flow_name, run_id).rstrip("/"))
+
+
+def deployments(target_name: str) -> str:
+    """Return the prefix of what is deployed on a target."""
+    return f"{DEPLOYMENTS}{names.label(target_name, 'target')}/"
+
+
+def deployment(target_name: str, name: str) -> str:
+    """Return the prefix of the versions of one name."""
+    return f"{deployments(target_name)}{names.label(name, 'deployment')}/"
+
+
+def target(name: str) -> str:
+    """Return the prefix of a deploy target's own objects."""
+    return f"{TARGETS}{names.label(name, 'target')}/"
+
+
+def found(prefix: str, name: str) -> str:
+    """Return the prefix of what a listing has shown below a prefix, for who looks after names that are not ours too.
+
+    Raises
+    ------
+    NameRefused
+        Where the name would lead elsewhere.
+    """
+    if name in ("", ".", "..") or "/" in name:
+        raise NameRefused(f"{names.shown(name)} is refused below {prefix}: it leads elsewhere")
+    return f"{prefix}{name}/"
 
 
 def segments(flow_name: str, run_id: str) -> str:

@@ -32,7 +32,8 @@ def check_blueprint(objects: ObjectStore, digest: str, odd: Collection[str]) -> 
     try:
         key = layout.blueprint(digest)
     except StoreDamaged:
-        return [Finding("note", f"{layout.BLUEPRINTS}{digest}", f"no blueprint has this name: {_FOREIGN}")], []
+        key = layout.found(layout.BLUEPRINTS, digest).rstrip("/")
+        return [Finding("note", key, f"no blueprint has this name: {_FOREIGN}")], []
     name = f"blueprint {digest[7:19]}"
     if key in odd:
         return [], []
@@ -50,8 +51,9 @@ def check_deployments(objects: ObjectStore, odd: Collection[str]) -> Checked:
     findings: list[Finding] = []
     blobs: list[tuple[str, str]] = []
     for target in objects.children(layout.DEPLOYMENTS):
-        for name in objects.children(f"{layout.DEPLOYMENTS}{target}/"):
-            found, needed = _check_deployment(objects, f"{layout.DEPLOYMENTS}{target}/{name}/", odd)
+        prefix = layout.found(layout.DEPLOYMENTS, target)
+        for name in objects.children(prefix):
+            found, needed = _check_deployment(objects, layout.found(prefix, name), odd)
             findings += found
             blobs += needed
     return findings, blobs

@@ -26,7 +26,7 @@ STAGING: Final = "tmp"
 DAMAGED: Final = "damaged/"
 """Where a repair moves what is damaged."""
 
-TARGETS: Final = "targets/"
+TARGETS: Final = layout.TARGETS
 """Where deploy targets keep what is theirs."""
 
 FOLDERS: Final = (layout.BLOBS, layout.FLOWS, layout.PARTS, layout.BLUEPRINTS, layout.DEPLOYMENTS, TARGETS, DAMAGED)

@@ -262,7 +262,7 @@ class _Check:
                 continue
             prefix = layout.flow(flow)
             runs: dict[str, dict[str, ObjectInfo]] = {}
-            parted = self._objects.children(f"{layout.PARTS}{flow}/")
+            parted = self._objects.children(layout.parts_of_flow(flow))
             for run_id in {*self._objects.children(prefix), *parted}:
                 if _passes(names.run_id, run_id):
                     runs[run_id] = {}
@@ -279,7 +279,7 @@ class _Check:
 
     def _parts(self, flow: str, run_id: str) -> list[ObjectInfo]:
         """Return the parts of what a run on a bucket grows."""
-        return list(self._objects.list(f"{layout.PARTS}{flow}/{run_id}/"))
+        return list(self._objects.list(layout.parts_of_run(flow, run_id)))
 
     def _check_runs(self, runs: Iterable[tuple[str, str, dict[str, ObjectInfo]]]) -> None:
         """Check runs, several at once where each answer takes its time, and look for what they need."""

@@ -97,7 +97,7 @@ def objects_of(objects: ObjectStore, flow: str, run_id: str) -> list[ObjectInfo]
     """Return all objects of a run, blobs left aside."""
     return [
         *objects.list(layout.run(flow, run_id)),
-        *objects.list(f"{layout.PARTS}{flow}/{run_id}/"),
+        *objects.list(layout.parts_of_run(flow, run_id)),
     ]
 
 
