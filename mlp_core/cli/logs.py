@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlp_core.cli.progress import LogLines
 from mlp_core.cli.report import warn
-from mlp_core.cli.text import put, safe_log, size
+from mlp_core.cli.text import put, put_as_it_is, safe_log, size
 from mlp_core.client import client_for
 from mlp_core.errors import UsageError
 from mlp_core.names import Pathspec
@@ -168,7 +168,8 @@ class _Printer:
         path, _, number = attempt_id.rpartition("/")
         prefix = f"[{path}] " if number == "0" else f"[{path} (attempt {int(number) + 1})] "
         for line in lines:
-            put((prefix if self._prefixed else "") + (safe_log(line) if self._is_terminal else line))
+            # Into a file or pipe it goes as it is: what reads that may want the very bytes.
+            put_as_it_is((prefix if self._prefixed else "") + (safe_log(line) if self._is_terminal else line))
 
 
 class _JsonPrinter(_Printer):

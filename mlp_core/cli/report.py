@@ -48,7 +48,7 @@ def guarded(action: Callable[[], int]) -> int:
     try:
         os.getcwd()  # noqa: PTH109 # whether there is one
     except OSError:
-        _say(f"{_label('error', 31)} the working folder is no longer there\n  hint: change to one that is")
+        print_error("the working folder is no longer there\n  hint: change to one that is")
         return UsageError.exit_status
     try:
         with _plain_warnings():
@@ -77,7 +77,7 @@ def output_failed(error: OSError) -> int:
     forget_output()
     if isinstance(error, BrokenPipeError):
         return BROKEN_PIPE
-    _say(f"{_label('error', 31)} {error.strerror}: standard output")
+    print_error(f"{error.strerror}: standard output")
     return 1
 
 
@@ -107,7 +107,7 @@ def show_error(error: MlpError) -> None:
             print_error(_told(part), label=False)
         print_error(_told(error) if not parts else _with_hint(error))
     for note in getattr(error, "__notes__", ()):
-        print_error(f"  note: {safe_text(note)}", label=False)
+        print_error(f"  note: {note}", label=False)
     if os.environ.get(_DEBUG):
         traceback.print_exception(error)
 
@@ -132,12 +132,12 @@ def _shortened(text: str) -> str:
 
 def print_error(message: str, *, label: bool = True) -> None:
     """Print a message on standard error, with the word that errors begin with or as a part of one."""
-    _say(f"{_label('error', 31)} {message}" if label else message)
+    _say(message, label=_label("error", 31) if label else "")
 
 
 def warn(message: str) -> None:
     """Print a warning on standard error."""
-    _say(f"{_label('warning', 33)} {safe_text(message)}")
+    _say(message, label=_label("warning", 33))
 
 
 def user_traceback(error: BaseException) -> str:
@@ -159,16 +159,16 @@ def _show_unexpected(error: Exception) -> None:
     """Print an exception that nobody had foreseen: the system's as its message, others as a fault of ours."""
     if isinstance(error, OSError) and error.strerror:
         place = f": {error.filename}" if error.filename else ""
-        _say(f"{_label('error', 31)} {_shortened(safe_text(f'{error.strerror}{place}'))}")
+        print_error(_shortened(safe_text(f"{error.strerror}{place}")))
     else:
         frames = traceback.extract_tb(error.__traceback__)
         place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
         message = f"{type(error).__name__}: {error}"
-        _say(f"{_label('error', 31)} internal error: {_shortened(safe_text(message))}{place}")
+        print_error(f"internal error: {_shortened(safe_text(message))}{place}")
         if not os.environ.get(_DEBUG):
             _say(f"  hint: this is a fault of the platform; {_DEBUG}=1 shows its traceback for a report")
     for note in getattr(error, "__notes__", ()):
-        _say(f"  note: {safe_text(note)}")
+        _say(f"  note: {note}")
     if os.environ.get(_DEBUG):
         traceback.print_exception(error)
 
@@ -196,12 +196,12 @@ def _label(word: str, colour: int) -> str:
     return f"{word}:"
 
 
-def _say(line: str) -> None:
-    """Print a line on standard error, if that can still be written to."""
+def _say(text: str, *, label: str = "") -> None:
+    """Print a text on standard error, with nothing in it that a terminal obeys, if that can still be written to."""
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     with contextlib.suppress(OSError):
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(f"{label} {safe_text(text)}\n" if label else f"{safe_text(text)}\n")
         sys.stderr.flush()
 
 

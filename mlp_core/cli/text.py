@@ -196,7 +196,15 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def put(text: str, stream: TextIO | None = None) -> None:
-    """Print a line, by default on standard output; OSError where that is full."""
+    """Print a text, by default on standard output, without what a terminal obeys; OSError where that is full.
+
+    Ends of lines pass: what is to stay on one line goes through `safe_line` before.
+    """
+    put_as_it_is(safe_text(text), stream)
+
+
+def put_as_it_is(text: str, stream: TextIO | None = None) -> None:
+    """Print what has been made safe in its own way, or is meant for a program; as `put`."""
     try:
         (sys.stdout if stream is None else stream).write(text + "\n")
     except OSError as error:
