@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from mlp_core.store.verified import cache_folder
+from mlp_core.store.verified import cache_folder, make_private
 
 
 def made_folder(name: str) -> Path:
@@ -25,5 +25,5 @@ def made_folder(name: str) -> Path:
     """
     base = cache_folder() or Path(tempfile.gettempdir()) / f"mlp-{os.getuid()}"
     folder = base / name
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(folder)
     return folder

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from mlp_core.errors import StoreDamaged
 from mlp_core.folders import made_folder
 from mlp_core.names import shown
+from mlp_core.store.verified import make_private
 
 if TYPE_CHECKING:
     from mlp_core.values import Values
@@ -94,7 +95,7 @@ def unpack(content: bytes, folder: Path) -> None:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
             for entry in archive:
                 path = folder / _checked_name(entry)
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_private(path.parent)
                 source = archive.extractfile(entry)
                 with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                     file.write(source.read() if source is not None else b"")

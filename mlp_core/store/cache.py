@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Self
 from mlp_core.errors import StoreDamaged, StoreFull
 from mlp_core.store.content import hash_file
 from mlp_core.store.faults import translated
-from mlp_core.store.verified import VerifiedFiles, cache_folder
+from mlp_core.store.verified import VerifiedFiles, cache_folder, make_private
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,7 +110,7 @@ class BlobCache:
     def _fetch(self, objects: ObjectStore, key: str) -> Path | None:
         """Fetch a blob into the cache's folder under a name of its own; None where that cannot be written."""
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._folder)
         except OSError:
             return None
         target = self._folder / f"{secrets.token_hex(8)}.part"

@@ -25,7 +25,7 @@ from mlp_core.store.records import Record, RunBegan, RunEnded, TagsChanged, deco
 from mlp_core.store.seal import read_seal
 from mlp_core.store.segments import read_segments
 from mlp_core.store.state import RunStatus, changed_tags
-from mlp_core.store.verified import cache_folder
+from mlp_core.store.verified import cache_folder, make_private
 from mlp_hookspecs.types import RunContext
 
 if TYPE_CHECKING:
@@ -388,7 +388,7 @@ def _connect(path: Path | None) -> sqlite3.Connection:
 
     if path is None:
         return sqlite3.connect(":memory:", isolation_level=None)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(path.parent)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     return sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None)
 

@@ -51,7 +51,7 @@ class VerifiedFiles:
         if self._cache is None:
             return
         try:
-            self._cache.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._cache.parent)
             fd = os.open(self._cache, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 os.write(fd, identity)
@@ -90,6 +90,15 @@ def cache_folder() -> Path | None:
     except RuntimeError:
         return None
     return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "mlp"
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder and all that is missing above it, for nobody else to use, whatever the process's umask."""
+    missing = [folder]
+    while not missing[-1].parent.is_dir():
+        missing.append(missing[-1].parent)
+    for each in reversed(missing):
+        each.mkdir(mode=0o700, exist_ok=True)
 
 
 def _identity(path: Path) -> bytes:
