@@ -100,8 +100,15 @@ VICTIMS: dict[str, Callable[[int], list[int]]] = {
 }
 
 
-@pytest.mark.parametrize("way", ["fork", "spawn"])
-@pytest.mark.parametrize("whom", VICTIMS)
+QUICK = ("driver-fork", "driver and all workers-fork", "driver, then its children-fork", "driver and all workers-spawn")
+CASES = [
+    pytest.param(whom, way, id=f"{whom}-{way}", marks=() if f"{whom}-{way}" in QUICK else (pytest.mark.slow,))
+    for whom in VICTIMS
+    for way in ("fork", "spawn")
+]
+
+
+@pytest.mark.parametrize(("whom", "way"), CASES)
 def test_killed_processes_leave_nothing(new_project: Project, processes: Processes, way: Isolation, whom: str) -> None:
     """However many of a run's processes are killed at once, none of the others is there two seconds later."""
     file = new_project.write(FAMILIES, "families.py").name
