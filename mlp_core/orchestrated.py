@@ -82,7 +82,7 @@ def begin(session: Session, arguments: argparse.Namespace) -> dict[str, Any]:
     flow = load_code(code, code_folder(code, values))
     try:
         given = json.loads(arguments.parameters)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"--parameters is no JSON object: {error}") from None
     if not isinstance(given, dict):
         raise UsageError(f"--parameters is no JSON object: {names.shown(arguments.parameters)}")

@@ -557,5 +557,5 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
     try:
         return tomllib.loads(_read(path).decode())
-    except ValueError as error:  # no TOML, or no UTF-8
+    except (ValueError, RecursionError) as error:  # no TOML, or no UTF-8, or nested too deeply
         raise SettingError(f"settings file {path} is no TOML: {error}") from error

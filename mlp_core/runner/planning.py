@@ -245,5 +245,5 @@ def _literal(text: str, hint: Any) -> Any:
         return text
     try:
         return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two where it is nested too deeply
         return text

@@ -54,7 +54,7 @@ def _is_json(content: bytes) -> bool:
     """Tell whether some content is JSON."""
     try:
         json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 

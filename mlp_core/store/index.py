@@ -39,6 +39,8 @@ SummaryStatus: TypeAlias = RunStatus | Literal["damaged"]
 
 _VERSION: Final = 2
 _HEAD_BYTES: Final = 64 * 1024
+_MAX_HEAD_BYTES: Final = 256 * 2**20
+"""How long a first record may be; it may hold a flow's class and large parameters, but no file without an end."""
 _TAIL_BYTES: Final = 16 * 1024
 _LOCK_SECONDS: Final = 2.0
 _READERS: Final = 16
@@ -427,7 +429,7 @@ def _storable(text: str) -> str:
 def _first_record(objects: ObjectStore, key: str) -> RunBegan:
     """Return how a run began."""
     head = piece = objects.read(key, 0, _HEAD_BYTES)
-    while piece and b"\n" not in piece:
+    while piece and b"\n" not in piece and len(head) < _MAX_HEAD_BYTES:
         piece = objects.read(key, len(head), len(head) * 4)
         head += piece
     line = head.partition(b"\n")[0]

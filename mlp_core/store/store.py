@@ -52,6 +52,9 @@ FORMAT_VERSION: Final = 2
    not notice that a run was taken over.
 """
 
+MAX_JOURNAL: Final = 2**30
+"""How long a journal may be: a hundred times as long as that of 10,000 tasks. What is longer is not read."""
+
 _MICROSECOND: Final = 1e-6
 _RUN_ID_TRIES: Final = 10_000
 _FENCE_TRIES: Final = 10
@@ -520,7 +523,8 @@ class RunReader:
     def _new_records(self) -> list[Record]:
         """Return what the journal holds beyond what was read before."""
         key = layout.journal(self._flow, self._run_id)
-        self._content.size()
+        if self._content.size() > MAX_JOURNAL:
+            raise StoreDamaged(f"the journal {key} in {self._objects.url} has more than {MAX_JOURNAL:,} bytes")
         try:
             content = self._content.read(self._offset) if self._content.exists else None
         except FileNotFoundError:  # removed since
@@ -561,7 +565,7 @@ def _checked_format(content: bytes, url: str) -> int:
     try:
         data: Any = json.loads(content)
         version = data["format"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         version = None
     if not isinstance(version, str) and (type(version) is not int or version < 1):
         raise StoreDamaged(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -142,3 +143,25 @@ def test_times_that_cannot_be_are_shown_as_unknown(seconds: float) -> None:
         assert duration(seconds) == "unknown"
     with pytest.raises(StoreDamaged, match="which is no time"):
         local_time(seconds)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"format":' * 100_000, b"9" * 100_000])
+def test_a_format_that_cannot_be_read_is_damage(tmp_path: Path, content: bytes) -> None:
+    """What says which version made the store may be anything, too."""
+    (tmp_path / "format.json").write_bytes(content)
+    with pytest.raises(StoreDamaged, match="format"):
+        Store.open(FileStore(tmp_path), create=False)
+
+
+def test_a_journal_without_end_is_not_read(tmp_path: Path) -> None:
+    """A file with holes says that it is of any size: reading it would take all memory."""
+    store = Store.open(FileStore(tmp_path), create=True)
+    key = layout.journal("Flow", RUN_ID)
+    store.objects.create(key, encode_line(BEGAN, 0), sync=False)
+    os.truncate(tmp_path / key, 2**40)
+    with pytest.raises(StoreDamaged, match="more than"):
+        store.run("Flow", RUN_ID)
+    other = layout.journal("Flow", RUN_ID.replace("123456", "123457"))
+    store.objects.create(other, b"no line", sync=False)
+    os.truncate(tmp_path / other, 2**40)
+    assert [run.status for run in store.runs("Flow")] == ["damaged", "lost"]
