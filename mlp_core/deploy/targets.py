@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from mlp_core.store import Store
     from mlp_hookspecs.handles import AppendFile, DeployTarget, ObjectInfo
 
-_TARGETS = "targets/"
-
 
 @contextmanager
 def opened_target(session: Session, store: Store, name: str) -> Iterator[DeployTarget]:

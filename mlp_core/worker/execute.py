@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -61,9 +60,9 @@ def prepare(request: StepRequest) -> Callable[[StepRequest], StepOutcome]:
     """
     os.environ[IMPORTING] = "1"
     try:
+        hooks, settings = build_worker_hooks(request.plugins, request.settings)
         with contextlib.suppress(MlpError):  # each attempt tells it
             opened(request.store, hooks.open_store).close()  # imports its libraries, once for all forks
-        hooks, settings = build_worker_hooks(request.plugins, request.settings)
         return Worker(hooks, settings, load_code(request.code, _code_folder(request, hooks)))
     except Exception as error:  # noqa: BLE001 # a flow's file can raise anything when it is imported
         return _failing(error)
