@@ -291,9 +291,9 @@ def test_secrets_come_from_the_environment_alone(tmp_path: Path) -> None:
     """A file is committed and packed, a command line is seen by all: a secret that stands in either is refused."""
     file = tmp_path / "mlp.toml"
     file.write_text('[lab]\nkey = "hush-hush"\n')
-    for given in ({"file": file}, {"flags": {"lab.key": "hush-hush"}}):
+    for place in ({"file": file}, {"flags": {"lab.key": "hush-hush"}}):
         with pytest.raises(SettingError, match=r"lab\.key .* is a secret") as caught:
-            load_settings(DECLARED, environ={}, **given)
+            load_settings(DECLARED, environ={}, **place)
         assert "hush-hush" not in str(caught.value)
         assert "MLP_LAB_KEY" in caught.value.hint
     assert load_settings(DECLARED, environ={"MLP_LAB_KEY": "hush-hush"}).secrets() == ("hush-hush",)
