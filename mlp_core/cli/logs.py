@@ -14,6 +14,7 @@ from mlp_core.client import client_for
 from mlp_core.errors import UsageError
 from mlp_core.names import Pathspec
 from mlp_core.store.logs import LogReader, log_keys
+from mlp_core.store.seal import unlike_sealed_logs
 from mlp_hookspecs import TaskKey
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ def _print(follower: Follower, printer: _Printer, streams: Sequence[str], *, fol
     damaged = follower.damaged_bytes()
     if damaged:
         warn(f"{size(damaged)} of the log are damaged and were passed over\n  hint: mlp fsck tells what else is")
+    elif problem := follower.unlike_sealed():
+        warn(f"the log is damaged: {problem}\n  hint: mlp fsck tells what else is")
 
 
 class Follower:
@@ -133,6 +136,13 @@ class Follower:
         """Return how much of what was looked at is damaged; a tail that was never written to its end is not."""
         gaps = (gap for reader, _ in self._readers.values() for gap in reader.gaps())
         return sum(end - start for start, end, is_unfinished in gaps if not is_unfinished)
+
+    def unlike_sealed(self) -> str:
+        """Return how the log of a run that has ended differs from what it was then; empty where it does not."""
+        run = self._run
+        if run.state.ended is None:
+            return ""
+        return unlike_sealed_logs(run.client.store.objects, run.flow, run.run_id)
 
     def _is_wanted(self, attempt_id: str) -> bool:
         """Tell whether an attempt is asked for."""

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-from mlp_core.errors import ArtifactError, MlpError, NotFound, UsageError
+from mlp_core.errors import ArtifactError, MlpError, NotFound, StoreDamaged, UsageError
 from mlp_core.names import closest, shown
 from mlp_core.names import tag as checked_tag
 from mlp_core.store import TagsChanged
 from mlp_core.store.logs import LogReader, log_keys
+from mlp_core.store.seal import unlike_sealed_logs
 from mlp_core.unpack import code_folder
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class RunHandle:
         self._seen = 0
         self._children: tuple[int, dict[TaskKey, list[TaskKey]]] = (-1, {})
         self._logs: dict[str, LogReader] = {}
+        self._checked_logs = (-1, True)
+        self._log_damage = ""
 
     @property
     def state(self) -> RunState:
@@ -79,6 +82,28 @@ class RunHandle:
             reader = self._logs.setdefault(key, LogReader(objects, key))
             reader.refresh()
             yield from reader.chunks((attempt_id,))
+        self._check_logs()
+
+    def _check_logs(self) -> None:
+        """Raise StoreDamaged where the logs are not what was written; what is intact was handed out before."""
+        seen = sum(reader.count for reader in self._logs.values()), self.state.ended is None
+        if seen != self._checked_logs:
+            self._checked_logs, self._log_damage = seen, self._find_log_damage()
+        if self._log_damage:
+            raise StoreDamaged(
+                f"the log of {self.pathspec} in {self.client.store.url} is damaged: {self._log_damage}",
+                hint=f"to see what is left: mlp logs {self.pathspec}",
+            )
+
+    def _find_log_damage(self) -> str:
+        """Return what is wrong with the logs that were read; empty where nothing is."""
+        gaps = (gap for reader in self._logs.values() for gap in reader.gaps())
+        changed = sum(end - start for start, end, is_unfinished in gaps if not is_unfinished)
+        if changed:
+            return f"{changed:,} bytes are not what was written"
+        if self.state.ended is None:
+            return ""
+        return unlike_sealed_logs(self.client.store.objects, self.flow, self.run_id)
 
     def children(self, key: TaskKey) -> Sequence[TaskKey]:
         """Return the tasks that read from a task."""

@@ -169,6 +169,8 @@ class Deployments:
                 hint = f"bring one back: mlp deployments rollback {name} --version {numbers[-1]}"
                 raise NotFound(f"deployment {name} has no active version on {target}", hint=hint)
             version = active.deployment.version
+            if version not in numbers:
+                raise self._gone(store, active)
         if version not in numbers:
             raise NotFound(f"deployment {name} has no version {version} on {target}", hint=f"it has {_listed(numbers)}")
         return self._read(store, target, name, version)
@@ -308,14 +310,23 @@ class Deployments:
         except FileNotFoundError:
             return None
 
-    def _unknown(self, store: Store, target: str, name: str) -> NotFound:
-        """Return the error of a name that is not deployed."""
+    def _unknown(self, store: Store, target: str, name: str) -> NotFound | StoreDamaged:
+        """Return the error of a name that is not deployed, or whose versions are gone."""
+        active = self._read_active(store, target, name)
+        if active is not None:
+            return self._gone(store, active)
         known = store.objects.children(layout.deployments(target))
         close = closest(name, known)
         hint = (
             f"did you mean {close}?" if close else f"there are {', '.join(known)}" if known else "deploy a flow first"
         )
         return NotFound(f"there is no deployment {shown(name)} on {target}", hint=hint)
+
+    def _gone(self, store: Store, active: Active) -> StoreDamaged:
+        """Return the error of an active version that is missing."""
+        deployment = active.deployment
+        key = _key(deployment.target, deployment.name, version_name(deployment.version))
+        return StoreDamaged(f"{key} is missing from {store.url}", hint="deploy the flow again")
 
 
 def _ours(found: Iterable[str]) -> list[str]:

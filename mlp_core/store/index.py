@@ -22,7 +22,7 @@ from mlp_core.store import layout
 from mlp_core.store.growing import GrowingReader
 from mlp_core.store.lease import Pulse
 from mlp_core.store.records import Record, RunBegan, RunEnded, TagsChanged, decode_line
-from mlp_core.store.seal import read_seal
+from mlp_core.store.seal import has_lost_its_journal, read_seal
 from mlp_core.store.segments import read_segments
 from mlp_core.store.state import RunStatus, changed_tags
 from mlp_core.store.verified import cache_folder, make_private
@@ -247,9 +247,20 @@ class RunIndex:
                     # Before the journal: a driver that ends in between has written its last record.
                     pulse = _NO_PULSE if is_final else Pulse.take(self._objects, name, run_id)
                     segments = len(self._objects.children(layout.segments(name, run_id)))
-                    with contextlib.suppress(FileNotFoundError):  # not created to the end, or removed
-                        size = self._objects.info(layout.journal(name, run_id)).size
+                    size = self._size(name, run_id)
+                    if size is not None:
                         yield _Seen(name, run_id, pulse, size, segments)
+
+    def _size(self, flow: str, run_id: str) -> int | None:
+        """Return how large a run's journal is; None where none was made yet, or the run is being deleted."""
+        try:
+            return self._objects.info(layout.journal(flow, run_id)).size
+        except FileNotFoundError:
+            return 0 if has_lost_its_journal(self._objects, flow, run_id) else None
+
+    def _segments(self, seen: _Seen) -> int:
+        """Return how many segments a run has by now."""
+        return len(self._objects.children(layout.segments(seen.flow, seen.run_id)))
 
     def _read(self, runs: Sequence[_Seen]) -> Iterator[tuple[RunSummary, _Head | None] | None]:
         """Iterate over what runs amount to, several read at once where each takes its time."""
@@ -267,11 +278,17 @@ class RunIndex:
             others = read_segments(self._objects, seen.flow, seen.run_id) if seen.segments else []
             head, last = self._ends(seen)
         except FileNotFoundError:
-            return None
+            if not has_lost_its_journal(self._objects, seen.flow, seen.run_id):
+                return None
+            return RunSummary(seen.flow, seen.run_id, "damaged"), None
         except StoreDamaged:
             return RunSummary(seen.flow, seen.run_id, "damaged"), None
         ends = [record for record in (last, *others) if isinstance(record, RunEnded)]
         ended = ends[0] if ends else None
+        if ended is None and seen.size is not None and read_seal(self._objects, seen.flow, seen.run_id) is not None:
+            now = attrs.evolve(seen, size=self._size(seen.flow, seen.run_id), segments=self._segments(seen))
+            # Either it has ended in between, or the end of its journal is gone.
+            return self._summary(now) if now != seen else (RunSummary(seen.flow, seen.run_id, "damaged"), None)
         is_alive = not head.has_driver or seen.pulse.is_alive(head.lease_seconds)
         summary = RunSummary(
             seen.flow,
@@ -299,6 +316,8 @@ class RunIndex:
             began, last = _ends_of(self._objects.read(key), key)
         else:
             began, last = _first_record(self._objects, key), _last_record(self._objects, key, seen.size)
+        if (began.run.flow, began.run.run_id) != (seen.flow, seen.run_id):
+            raise StoreDamaged(f"{key} in {self._objects.url} is the journal of another run")
         return _Head(began.run, began.time, began.has_driver, began.lease_seconds), last
 
 

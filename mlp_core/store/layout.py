@@ -26,6 +26,9 @@ BLUEPRINTS: Final = "blueprints/"
 TARGETS: Final = "targets/"
 """What deploy targets keep in the store, each below its name."""
 
+REMOVED: Final = "removed"
+"""In a run's folder, what says that the run is being deleted."""
+
 LOG_SEGMENT: Final = "log."
 """What the names of segments begin with that hold log frames; all others hold records."""
 

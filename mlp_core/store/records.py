@@ -366,6 +366,12 @@ def encode_line(record: Record, number: int, place: str = "") -> bytes:
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
+def is_at(line: bytes, place: str) -> bool:
+    """Tell whether a line may stand in the object of a key: it says so, or does not say where it stands."""
+    says = b'{"n":0,"at":'
+    return not line.startswith(says, 9) or line.startswith(says + json.dumps(place).encode() + b",", 9)
+
+
 def decode_line(line: bytes) -> tuple[int, Record | None] | None:
     """Return number and record of a line without its newline.
 

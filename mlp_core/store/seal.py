@@ -54,9 +54,40 @@ def hash_logs(objects: ObjectStore, key: str, size: int | None = None) -> tuple[
 
 
 def read_seal(objects: ObjectStore, flow: str, run_id: str) -> RunSealed | None:
-    """Return what a run that has ended amounts to; None where that was not written, or is damaged."""
+    """Return what a run that has ended amounts to; None where that was not written, or is damaged or another run's."""
     try:
         decoded = decode_line(objects.read(layout.seal(flow, run_id)).removesuffix(b"\n"))
     except FileNotFoundError:
         return None
-    return decoded[1] if decoded is not None and isinstance(decoded[1], RunSealed) else None
+    sealed = decoded[1] if decoded is not None else None
+    if not isinstance(sealed, RunSealed) or (sealed.run.flow, sealed.run.run_id) != (flow, run_id):
+        return None
+    return sealed
+
+
+def has_lost_its_journal(objects: ObjectStore, flow: str, run_id: str) -> bool:
+    """Tell whether a run without a journal had one when it ended, and is not being deleted."""
+    if read_seal(objects, flow, run_id) is None:
+        return False
+    try:
+        objects.info(layout.run(flow, run_id) + layout.REMOVED)
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def unlike_sealed_logs(objects: ObjectStore, flow: str, run_id: str) -> str:
+    """Return how the driver's log of a run that has ended differs from what it was then; empty where it does not.
+
+    Where each byte has to come from elsewhere only the length is compared: every frame has a checksum of its own.
+    """
+    sealed = read_seal(objects, flow, run_id)
+    if sealed is None or not sealed.logs_digest:
+        return ""
+    key = layout.logs(flow, run_id)
+    size = GrowingReader(objects, key).size()
+    if size < sealed.logs_size:
+        return f"{size:,} of its {sealed.logs_size:,} bytes are left"
+    if objects.local_path(key) is None or hash_logs(objects, key, sealed.logs_size)[1] == sealed.logs_digest:
+        return ""
+    return "it is not what was written"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mlp_core.errors import StoreDamaged
 from mlp_core.store import layout
 from mlp_core.store.journal import parse_journal
+from mlp_core.store.records import is_at
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -52,8 +53,9 @@ def read_segments(
     for name in segment_names(objects, flow, run_id) if names is None else names:
         key = layout.segment(flow, run_id, name)
         check = signatures.watch(key) if signatures is not None else None
-        read = parse_journal(objects.read(key), f"{key} in {objects.url}", check=check)
-        if read.torn or read.expected != 1:
+        content = objects.read(key)
+        read = parse_journal(content, f"{key} in {objects.url}", check=check)
+        if read.torn or read.expected != 1 or not is_at(content, key):
             raise StoreDamaged(f"the segment {key} in {objects.url} is damaged")
         found += [record for _, record in read.records]
     return sorted(found, key=lambda record: record.time)

@@ -31,7 +31,7 @@ from mlp_core.store.journal import JournalWriter, parse_journal, read_journal
 from mlp_core.store.lease import Lease, Pulse
 from mlp_core.store.logs import DEFAULT_LIMIT, FLUSH_BYTES, PART_BYTES, LogChunk, LogWriter, Stream, encode_frame
 from mlp_core.store.records import Record, RunBegan, RunEnded, encode_line
-from mlp_core.store.seal import read_seal, seal_run
+from mlp_core.store.seal import has_lost_its_journal, read_seal, seal_run
 from mlp_core.store.segments import read_segments, segment_names
 from mlp_core.store.signing import Signatures
 from mlp_core.store.state import RunState
@@ -530,6 +530,11 @@ class RunReader:
         except FileNotFoundError:  # removed since
             content = None
         if content is None:
+            if has_lost_its_journal(self._objects, self._flow, self._run_id):
+                raise StoreDamaged(
+                    f"the journal {key} is missing from {self._objects.url}",
+                    hint="restore the file from a backup; to see what is left: mlp fsck",
+                )
             raise _no_run(self._flow, self._run_id, self._objects.url)
         check = self._signatures.watch(key)
         read = parse_journal(content, f"{key} in {self._objects.url}", self._offset, self.expected, check=check)

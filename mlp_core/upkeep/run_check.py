@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mlp_hookspecs.handles import ObjectInfo, ObjectStore
     from mlp_hookspecs.types import ArtifactRef
 
-REMOVED: Final = "removed"
+REMOVED: Final = layout.REMOVED
 """The object of a run that is being deleted; whatever is left of the run goes with it."""
 
 _UNFINISHED: Final = b" ~ unfinished"
