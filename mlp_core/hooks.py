@@ -354,8 +354,10 @@ class Hooks:
         raise ArtifactError(
             f"nothing is {what} in the format {format_name}, which runs code of whoever wrote the content:"
             " the setting storage.pickle is refuse",
-            hint="store the value as JSON, bytes or in another format that runs nothing; or, where you trust all who"
-            " write to this store, set storage.pickle to allow, or to listed with storage.pickle_allowed",
+            hint="where you trust all who write to this store, set storage.pickle to allow, or to listed"
+            " with storage.pickle_allowed"
+            if what == "loaded"
+            else "store what JSON holds, or bytes, or choose another format; or set storage.pickle to allow or listed",
         )
 
     def open_target(self, name: str, context: TargetContext) -> DeployTarget:

@@ -260,7 +260,9 @@ def _cannot_store(name: str, value: object, error: Exception) -> ArtifactError:
     """Return the error for a value that its format refused."""
     kind = type_name(value)
     hint = "keep it out of self, or store something that can be written: a path, a configuration, the data itself"
-    failure = ArtifactError(f"artifact {name!r} of type {kind} cannot be stored: {error}", hint=hint)
+    reason = error.message if isinstance(error, ArtifactError) else error
+    hint = (error.hint if isinstance(error, ArtifactError) else "") or hint
+    failure = ArtifactError(f"artifact {name!r} of type {kind} cannot be stored: {reason}", hint=hint)
     for note in getattr(error, "__notes__", ()):
         failure.add_note(note)
     return failure

@@ -371,6 +371,13 @@ CASES: Final[dict[str, Provoke]] = {
     "a store whose library is not installed": typed("run", "flow.py", "--store", "oci://bucket"),
     "a store in memory, and tasks in processes of their own": typed("run", "flow.py", "--store", "memory://here"),
     "a secret among a store's options": typed("run", "flow.py", "--storage-options", '{"secret": "x"}'),
+    "an unknown way with pickles": typed("list", "--storage-pickle", "safe"),
+    "a value that only a pickle holds, where none is to be": given(
+        flow(middle="self.x = {1}"), "--storage-pickle=refuse"
+    ),
+    "a run that is to be signed, and is not": typed("resume", "flow.py", "--storage-signing-key", "env:PATH"),
+    "a key for signatures that is not there": typed("list", "--storage-signing-key", "env:ABSENT"),
+    "a key for signatures in the place of its name": typed("list", "--storage-signing-key", "0123456789abcdef"),
     "an unknown durability": typed("run", "flow.py", "--storage-durability", "quick"),
     "a store on another host": typed("list", "--store", "file://host/path"),
     "a store of a newer format": formatted('{"format": 99}'),
