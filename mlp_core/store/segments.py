@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mlp_core.errors import StoreDamaged
 from mlp_core.store import layout
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from mlp_core.store.records import Record
     from mlp_core.store.signing import Signatures
     from mlp_hookspecs.handles import ObjectStore
+
+
+_MAX_BYTES: Final = 64 * 2**20
+"""How long a segment may be; it holds one record."""
 
 
 def segment_names(objects: ObjectStore, flow: str, run_id: str) -> list[str]:
@@ -53,7 +57,9 @@ def read_segments(
     for name in segment_names(objects, flow, run_id) if names is None else names:
         key = layout.segment(flow, run_id, name)
         check = signatures.watch(key) if signatures is not None else None
-        content = objects.read(key)
+        content = objects.read(key, 0, _MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise StoreDamaged(f"the segment {key} in {objects.url} has more than {_MAX_BYTES:,} bytes")
         read = parse_journal(content, f"{key} in {objects.url}", check=check)
         if read.torn or read.expected != 1 or not is_at(content, key):
             raise StoreDamaged(f"the segment {key} in {objects.url} is damaged")

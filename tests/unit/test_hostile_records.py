@@ -161,6 +161,13 @@ def test_a_journal_without_end_is_not_read(tmp_path: Path) -> None:
     os.truncate(tmp_path / key, 2**40)
     with pytest.raises(StoreDamaged, match="more than"):
         store.run("Flow", RUN_ID)
+    os.truncate(tmp_path / key, len(encode_line(BEGAN, 0)))
+    segment = layout.segment("Flow", RUN_ID, "tags.x")
+    store.objects.create(segment, b"", sync=False)
+    os.truncate(tmp_path / segment, 2**40)
+    with pytest.raises(StoreDamaged, match="more than"):
+        store.run("Flow", RUN_ID)
+    store.objects.delete(segment)
     other = layout.journal("Flow", RUN_ID.replace("123456", "123457"))
     store.objects.create(other, b"no line", sync=False)
     os.truncate(tmp_path / other, 2**40)
