@@ -50,9 +50,12 @@ ROWS: Final[Mapping[str, Row]] = {
     "powercuts": Row("powercuts", 40, 1_000, "the disk loses what was not synced, on ext4 and on a model of a disk"),
     "bucket": Row("bucket", 1_000, 10_000, "operations and runs on a bucket at 1, 10 and 30 % errors"),
     "machine": Row("machine", 5_000, 1_000_000, "whatever may happen to a store, driven by hypothesis"),
-    "requests": Row("request_counts", 10_000, 10_000, "requests on a bucket for a large run and for lists, counted"),
-    "hostile": Row("hostile", 2_000, 10_000, "names, parameters, journals, pickles and archives that were made to do harm"),
+    "hostile": Row(
+        "hostile", 2_000, 10_000, "names, parameters, journals, pickles and archives that were made to do harm"
+    ),
     "canaries": Row("canaries", 200, 1_000, "secrets that steps print, raise and hand on, and what is left of them"),
+    "requests": Row("request_counts", 10_000, 10_000, "requests on a bucket for a large run and for lists, counted"),
+    "mutants": Row("mutants", 20, 10_000, "changed code, which the tests have to notice"),
 }
 """The rows by name; their modules are imported when they are run."""
 

@@ -45,6 +45,22 @@ class _Planter(importlib.abc.MetaPathFinder):
         return spec
 
 
+class _MutantFinder(importlib.abc.MetaPathFinder):
+    """Finds one module in another file."""
+
+    def __init__(self, module: str, file: str) -> None:
+        """Wait for the module."""
+        self._module = module
+        self._file = file
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return the specification of the other file."""
+        del path, target
+        return importlib.util.spec_from_file_location(fullname, self._file) if fullname == self._module else None
+
+
 def _plant(name: str) -> None:
     """Plant a bug now, or when its module is imported."""
     bug = importlib.import_module("mlp_reliability.bugs").BUGS[name]
@@ -54,5 +70,7 @@ def _plant(name: str) -> None:
         sys.meta_path.insert(0, _Planter(bug))
 
 
+if os.environ.get("RELIABILITY_MUTANT"):
+    sys.meta_path.insert(0, _MutantFinder(*os.environ["RELIABILITY_MUTANT"].split("=", 1)))
 if os.environ.get("MLP_PLANTED"):
     _plant(os.environ["MLP_PLANTED"])

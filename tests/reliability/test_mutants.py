@@ -1,0 +1,57 @@
+"""The row ``mutants``: how modules are changed, and that a test that notices nothing is told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mlp_reliability import mutants, run_row
+from mlp_reliability.mutants import mutants_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SOURCE = '''
+"""A module."""
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    import os
+
+def least(a: int | None, b: int = 0) -> bool:
+    """Tell something."""
+    if a and not b:
+        return a < b
+    raise ValueError("text" + str(b))
+'''
+
+
+def test_every_kind_of_change_is_made_once() -> None:
+    """Conditions, comparisons, numbers, answers and statements change; texts, annotations and docstrings do not."""
+    made = list(mutants_of("module", SOURCE))
+    assert {mutant.change for mutant in made} == {
+        "1 instead in `0`",
+        "the condition turned round in `if a and (not b):`",
+        "and, or exchanged in `a and (not b)`",
+        "not left out in `not b`",
+        "None returned in `return a < b`",
+        "another comparison, LtE in `a < b`",
+        "`raise ValueError('text' + str(b))` left out in `def least(a: int | None, b: int=0) -> bool:`",
+    }
+    assert len({mutant.source for mutant in made}) == len(made)
+
+
+def test_a_change_that_no_test_notices_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With tests that never fail every mutant lives on, and each is a violation, and their number is one."""
+    monkeypatch.setattr(mutants, "TESTS", {"mlp_core.scheduler": ("tests/unit/test_version.py",)})
+    result = run_row("mutants", tmp_path, 2)
+    assert len(result.violations) == 3
+    assert "no test notices" in result.violations[0]
+    assert "2 of 2 mutants live on" in result.violations[2]
+
+
+@pytest.mark.reliability
+@pytest.mark.timeout(600)
+def test_short_form(tmp_path: Path) -> None:
+    """Of a sample of all changes each is noticed, or known to change nothing."""
+    assert run_row("mutants", tmp_path).violations == []
