@@ -163,3 +163,37 @@ def test_a_missing_key_is_told_before_anything_happens(new_project: Project, mon
     with pytest.raises(SettingError, match="the variable KEY that it names is not set"):
         run(new_project, "KEY")
     assert not (new_project.root / ".mlp").exists()
+
+
+def test_an_orchestrated_run_goes_on_only_where_it_is_signed(new_project: Project) -> None:
+    """Each step of an orchestrator reads what the others have stored: it does so only from signed records."""
+    new_project.write(FLOW.replace("MODE", '"works"'), "flow.py")
+    signed = {"MLP_STORAGE_SIGNING_KEY": "env:KEY", **KEYS}
+    assert new_project.command("-m", "mlp_core.cli", "deploy", "flow.py", **signed).returncode == 0
+    store = new_project.root / ".mlp"
+    (blueprint,) = (store / "blueprints").iterdir()
+    place = ("-P", "-m", "mlp_core.orchestrated")
+
+    def step(run_id: str, name: str) -> Any:
+        words = ("--store", str(store), "--flow", "Flow", "--run-id", run_id, "--step", name, "--task-id", "0")
+        return new_project.command(*place, "step", *words, **signed)
+
+    def begin(**variables: str) -> str:
+        words = ("--store", str(store), "--blueprint", blueprint.name)
+        return str(json.loads(new_project.command(*place, "begin", *words, **variables).stdout)["run_id"])
+
+    run_id = begin(**signed)
+    for name in ("start", "middle", "end"):
+        done = step(run_id, name)
+        assert done.returncode == 0, done.stderr
+    refused = step(begin(), "start")
+    assert refused.returncode == 1
+    assert "is not signed" in refused.stderr
+    changed = begin(**signed)
+    assert step(changed, "start").returncode == 0
+    segment = store / "flows/Flow" / changed / "segments/task.start.0"
+    text = segment.read_bytes()[9:].partition(b',"mac":')[0] + b"}"
+    segment.write_bytes(b"%08x %s\n" % (zlib.crc32(text), text))
+    refused = step(changed, "middle")
+    assert refused.returncode == 1
+    assert "is not signed" in refused.stderr
