@@ -149,7 +149,7 @@ class InRun(ClientObject[_Child]):
             self._check()
             if not self.is_in_namespace():
                 raise NotFound(
-                    f"{pathspec} is not in the namespace {self._client.namespace!r}",
+                    f"{self._place} is not in the namespace {self._client.namespace!r}",
                     hint="namespace(None) lets all runs be seen",
                 )
 

@@ -431,13 +431,18 @@ def _insert(database: sqlite3.Connection, summary: RunSummary, head: _Head | Non
     own = [head is None or head.has_driver, 0 if head is None else head.lease_seconds]
     values = [*attrs.astuple(summary)[:-1], json.dumps(summary.tags), *own]
     values += [seen.size, seen.segments, seen.pulse.renewed_at]
-    row = [_storable(value) if isinstance(value, str) else value for value in values]
+    row = [_storable(value) if isinstance(value, str) else _bounded(value) for value in values]
     marks = ", ".join("?" * len(row))
     database.execute(f"INSERT OR REPLACE INTO runs VALUES ({marks})", row)  # noqa: S608 # nothing but question marks
     run = (summary.flow, summary.run_id)
     database.execute("DELETE FROM tags WHERE flow = ? AND run_id = ?", run)
     tags = [(*run, _storable(tag)) for tag in summary.tags]
     database.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?, ?)", tags)
+
+
+def _bounded(value: object) -> object:
+    """Return a value that SQLite can hold: what lies in a store may have numbers of any size."""
+    return max(-(2**63), min(value, 2**63 - 1)) if isinstance(value, int) else value
 
 
 def _storable(text: str) -> str:

@@ -16,7 +16,15 @@ from mlp_core.client.base import local_time
 from mlp_core.client.handle import day_tag
 from mlp_core.errors import StoreDamaged
 from mlp_core.store import Store, layout
-from mlp_core.store.records import AttemptFinished, AttemptStarted, RunBegan, TaskReused, decode_line, encode_line
+from mlp_core.store.records import (
+    AttemptFinished,
+    AttemptStarted,
+    RunBegan,
+    RunEnded,
+    TaskReused,
+    decode_line,
+    encode_line,
+)
 from mlp_core.store.state import RunState
 from mlp_hookspecs import FlowGraph, RunContext, StepNode, StepOutcome, TaskKey, wire
 
@@ -172,3 +180,12 @@ def test_a_journal_without_end_is_not_read(tmp_path: Path) -> None:
     store.objects.create(other, b"no line", sync=False)
     os.truncate(tmp_path / other, 2**40)
     assert [run.status for run in store.runs("Flow")] == ["damaged", "lost"]
+
+
+@pytest.mark.parametrize("count", [2**63, 10**40, -(10**40)])
+def test_a_number_of_any_size_can_be_listed(tmp_path: Path, count: int) -> None:
+    """A database has no room for every number that a record may have."""
+    store = Store.open(FileStore(tmp_path), create=True)
+    ended = RunEnded("succeeded", "", 2.0, count)
+    store.objects.create(layout.journal("Flow", RUN_ID), encode_line(BEGAN, 0) + encode_line(ended, 1), sync=False)
+    assert [run.status for run in store.runs("Flow")] == ["succeeded"]
