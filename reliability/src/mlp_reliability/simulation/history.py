@@ -10,7 +10,8 @@ import attrs
 
 from mlp_core.errors import MlpError
 from mlp_core.runner.admission import Machine
-from mlp_core.runner.driver import Driver, Ending
+from mlp_core.runner.driver import Driver
+from mlp_core.runner.ending import Ending
 from mlp_core.runner.progress import SilentProgress
 from mlp_core.runner.requests import RunSetup, StepSetup
 from mlp_core.runner.reuse import Reuse
