@@ -18,15 +18,28 @@ from mlp_core.store import RunReader, Store
 from mlp_core.store.records import (
     AttemptFinished,
     AttemptStarted,
+    EnvironmentLocked,
     Note,
+    ObserverFailed,
     Record,
     RunBegan,
     RunEnded,
+    RunSealed,
     TagsChanged,
     TaskReused,
 )
 from mlp_core.store.state import RunState, changed_tags
-from mlp_hookspecs.types import ArtifactRef, FlowGraph, RunContext, StepNode, StepOutcome, TaskKey
+from mlp_hookspecs.types import (
+    ArtifactRef,
+    EnvironmentLock,
+    EnvironmentSpec,
+    FlowGraph,
+    PluginId,
+    RunContext,
+    StepNode,
+    StepOutcome,
+    TaskKey,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -236,3 +249,42 @@ def look_at(state: RunState) -> Sequence[object]:
 def assert_equal(one: RunState, other: RunState) -> None:
     """Check that two states say the same."""
     assert look_at(one) == look_at(other)
+
+
+def test_what_a_damaged_record_tells_is_refused() -> None:
+    """A second beginning, a summary among the records, and a task of an unknown step are no driver's doing."""
+    other = TaskKey("elsewhere")
+    sealed = RunSealed(BEGAN.run, 1.0, RunEnded("succeeded"), has_driver=True, size=0, digest="")
+    for record, said in (
+        (BEGAN, "begins twice"),
+        (sealed, "has its own summary in it"),
+        (AttemptStarted(other, 0, "local", 1.0), "which its graph does not have"),
+        (AttemptFinished(other, 0, StepOutcome("failed")), "which its graph does not have"),
+        (TaskReused(other, "Flow/1/a/0", StepOutcome("failed")), "which its graph does not have"),
+    ):
+        with pytest.raises(StoreDamaged, match=said):
+            folded(record)
+
+
+def test_a_task_that_goes_back_to_nothing_is_damage() -> None:
+    """Parents that are not there, or that go round in a circle, are told rather than followed; an unknown task too."""
+    first, second = TaskKey("loop", (), 0), TaskKey("loop", (), 1)
+    lost = folded(AttemptFinished(first, 0, StepOutcome("succeeded"), parents=(second,)))
+    circle = folded(
+        AttemptFinished(first, 0, StepOutcome("succeeded"), parents=(second,)),
+        AttemptFinished(second, 0, StepOutcome("succeeded"), parents=(first,)),
+    )
+    for state in (lost, circle):
+        with pytest.raises(StoreDamaged, match="does not tell what loop/0 goes back to"):
+            state.artifacts(first)
+    with pytest.raises(KeyError):
+        lost.artifacts(START)
+
+
+def test_everything_else_is_kept_in_order() -> None:
+    """Environments, remarks and observers' failures are there for readers."""
+    environment = EnvironmentLocked(EnvironmentSpec("uv"), EnvironmentLock("uv", "sha256-1", b""), ("start",), 1.0)
+    failed = ObserverFailed(PluginId("tape", "mlp-plugin-tape", "1.0"), "1", "torn", 2.0)
+    note = Note("environment", "slow", 3.0)
+    state = folded(environment, failed, note)
+    assert (state.environments, state.observer_failures, state.notes) == ([environment], [failed], [note])
