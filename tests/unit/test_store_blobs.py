@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlp_core.builtin.file_store import FileStore
+from mlp_core.builtin.fsspec_store.store import FsspecStore
 from mlp_core.errors import ArtifactError, StoreDamaged, StoreError
 from mlp_core.store import blobs as blobs_module
 from mlp_core.store import layout
@@ -489,6 +490,7 @@ import sys, resource
 from pathlib import Path
 import numpy as np
 from mlp_core.builtin.file_store import FileStore
+from mlp_core.builtin.fsspec_store.store import FsspecStore
 from mlp_core.store.blobs import Blobs
 from mlp_core.store.verified import VerifiedFiles
 objects = FileStore(Path(sys.argv[1]))
@@ -512,3 +514,38 @@ def test_small_values_make_no_files(objects: FileStore, cache: Path) -> None:
     refs = [put(access, pattern(8192 - number)) for number in range(50)]
     assert stored(objects) == []
     assert all(access.source(ref).buffer().nbytes == ref.size for ref in refs)
+
+
+def test_a_blob_without_local_files_is_read_into_memory(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """Without a cache on this host, as for a blob that is too large for it, content is read, verified, as a whole."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    bucket = FsspecStore(f"memory://{cache.parent.parent.name}", {}, retry_seconds=0)
+    access = Blobs(bucket, inline_bytes=0, cache_bytes=0, verified=VerifiedFiles(None))
+    ref = put(access, b"content")
+    assert bytes(access.source(ref).buffer()) == access.source(ref).open().read() == b"content"
+    assert access.source(ref).local_path().read_bytes() == b"content"
+    bucket.replace(layout.blob(ref.digest), b"changed", sync=True)
+    with pytest.raises(StoreDamaged, match="is damaged"):
+        access.source(ref).buffer()
+    bucket.delete(layout.blob(ref.digest))
+    with pytest.raises(StoreDamaged, match="is missing"):
+        access.source(ref).buffer()
+    bucket.close()
+
+
+def test_somebody_elses_old_blob_is_written_anew(
+    objects: FileStore, blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old blob whose time may not be changed, in a shared store, is replaced by one of our own."""
+    ref = put(blobs, pattern(1000))
+    path = objects.local_path(layout.blob(ref.digest))
+    os.utime(path, (0, 0))
+    before = path.stat().st_ino
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "not the owner")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "utime", refuse)
+        assert put(blobs, pattern(1000)) == ref
+    assert path.stat().st_ino != before
