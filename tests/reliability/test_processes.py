@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("name", ["crashpoints", "faults", "kills", "many", "powercuts", "stops"])
+@pytest.mark.parametrize("name", ["crashpoints", "damage", "faults", "kills", "many", "powercuts", "stops"])
 def test_nothing_is_broken(tmp_path: Path, name: str) -> None:
     """The row finds no broken promise, and did harm as often as it should."""
     result = run_row(name, tmp_path)

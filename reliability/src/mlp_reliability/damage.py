@@ -52,6 +52,8 @@ class _Intact:
         What is read from it.
     fresh : dict
         What a fresh run comes to.
+    noted : set of (str, str)
+        What a check says of it as it is: files and problems.
     """
 
     place: Place
@@ -60,6 +62,7 @@ class _Intact:
     lost: str
     readings: Readings
     fresh: Digests
+    noted: set[tuple[str, str]]
 
 
 @attrs.define
@@ -70,6 +73,7 @@ class _Found:
     kind: str
     violations: list[str] = attrs.Factory(list)
     is_named: bool = False
+    is_beyond_knowing: bool = False
     is_rerun: bool = False
 
 
@@ -102,6 +106,7 @@ def run(n: int, seed: int, folder: Path) -> Result:
             "damage": dict(Counter(each.how for each in found)),
             "files": dict(Counter(each.kind for each in found)),
             "named_by_fsck": sum(each.is_named for each in found),
+            "beyond_knowing": sum(each.is_beyond_knowing for each in found),
             "reruns": sum(each.is_rerun for each in found),
         },
     )
@@ -125,7 +130,11 @@ def _make_intact(place: Place) -> _Intact:
         key = str(path.relative_to(place.store))
         if path.is_file() and path.name not in _NO_CONTENT and not key.startswith("tmp/"):
             files.setdefault(_kind(key), []).append(key)
-    return _Intact(place, files, runs, lost, read_everything(place, runs), digests(FLOW, place.store, newest))
+    store = FileStore(place.store)
+    noted = {(finding.key, finding.problem) for finding in check_store(store).findings}
+    store.close()
+    readings = read_everything(place, runs)
+    return _Intact(place, files, runs, lost, readings, digests(FLOW, place.store, newest), noted)
 
 
 def _leave_lost_run(place: Place) -> None:
@@ -174,12 +183,10 @@ def _round(intact: _Intact, folder: Path, seed: int, number: int) -> _Found:
 
 
 def _read_damaged(intact: _Intact, place: Place, key: str, how: str) -> list[str]:
-    """Read everything; return what is wrong and not told."""
-    shutil.rmtree(place.base.parent / "cache", ignore_errors=True)
-    now = read_everything(place, intact.runs)
-    found = wrong(intact.readings, now)
-    if how == "deletion" and "/segments/" in key:
-        return []  # what others add to a run are objects of their own, and nobody counts them
+    """Read everything; return what is wrong and not told, of what can be known."""
+    found = wrong(intact.readings, read_everything(place, intact.runs))
+    if how == "deletion" and ("/segments/" in key or key.endswith("/active.json")):
+        return []  # nobody counts what others add to a run; and what was taken out of service has no active version
     if f"/{intact.lost}/" in key and how in ("deletion", "truncation"):
         # Of a run that was cut off, nobody can know how far its files had come.
         return [each for each in found if intact.lost not in each]
@@ -200,24 +207,37 @@ def _check_damaged(intact: _Intact, place: Place, keys: list[str], found: _Found
     except MlpError as error:
         named = str(error)
     else:
-        named = "\n".join(f"{each.key} {each.problem}" for each in report.findings if each.severity == "damage")
+        # Where something is absent, empty or without a checksum, that may be as it should, and is worth a note.
+        told = [each for each in report.findings if each.severity in ("damage", "note")]
+        named = "\n".join(f"{each.key} {each.problem}" for each in told if (each.key, each.problem) not in intact.noted)
     finally:
         store.close()
-    if found.how == "deletion" and ("/segments/" in keys[0] or keys[0].endswith("/seal")):
-        return []  # a run has any number of segments, and a driver that is killed at its very end leaves no seal
-    if found.how in ("deletion", "truncation") and intact.lost in keys[0]:
-        return []
     if "format.json" in keys and "format.json" in named:
         keys = ["format.json"]  # the rest is looked at once this is mended
+    keys = [key for key in keys if _can_be_known(intact, found.how, key)]
     missing = [key for key in keys if key not in named]
-    found.is_named = not missing
+    found.is_named = bool(keys) and not missing
+    found.is_beyond_knowing = not keys
     return [f"fsck does not name {key}" for key in missing]
+
+
+def _can_be_known(intact: _Intact, how: str, key: str) -> bool:
+    """Tell whether anybody can know that a file is not as it was left.
+
+    A run has any number of segments, a driver that is killed at its very end leaves no seal, a deploy target keeps what
+    it likes, and how far a run had come that was cut off is told by nothing but its own files.
+    """
+    if how == "deletion" and ("/segments/" in key or key.startswith("targets/")):
+        return False
+    if f"/{intact.lost}/" in key:
+        return how == "flip" or (how == "swap" and not key.endswith("/logs"))
+    return True
 
 
 def _rerun(intact: _Intact, place: Place, keys: list[str]) -> list[str]:
     """Run the flow on the damaged store; return what is wrong afterwards."""
     done = FLOW.run(place)
-    if keys == ["format.json"] and done.returncode and "Traceback" not in done.stderr:
+    if "format.json" in keys and done.returncode and "Traceback" not in done.stderr:
         shutil.copy(intact.place.store / "format.json", place.store)  # as the message says: from a backup
         done = FLOW.run(place)
     if done.returncode:
