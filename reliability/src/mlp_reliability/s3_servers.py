@@ -155,7 +155,7 @@ def _seaweedfs(folder: Path, port: int, master: int, volume: int, filer: int) ->
         *(
             "-master.telemetry=false",
             "-master.volumeSizeLimitMB=64",
-            "-volume.max=200",
+            "-volume.max=400",
             "-master.volumePreallocate=false",
         ),
     ]
