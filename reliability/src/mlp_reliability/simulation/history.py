@@ -11,7 +11,6 @@ import attrs
 from mlp_core.errors import MlpError
 from mlp_core.runner.admission import Machine
 from mlp_core.runner.driver import Driver
-from mlp_core.runner.ending import Ending
 from mlp_core.runner.progress import SilentProgress
 from mlp_core.runner.requests import RunSetup, StepSetup
 from mlp_core.runner.reuse import Reuse
@@ -27,6 +26,7 @@ from mlp_reliability.simulation.oracle import Oracle
 from mlp_reliability.simulation.world import BrokenPromiseError, Clock, World
 
 if TYPE_CHECKING:
+    from mlp_core.runner.ending import Ending
     from mlp_core.store import RunWriter
     from mlp_core.store.records import Record
     from mlp_core.store.state import RunState
