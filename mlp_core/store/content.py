@@ -75,11 +75,7 @@ class Content:
 
     def _put(self, view: memoryview) -> None:
         """Write and hash bytes that another thread may be changing: what is hashed is always what was written."""
-        if self._path is None:
-            self._path = self._staging() / secrets.token_hex(8)
-            with translated(str(self._path)):
-                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with translated(str(self._path)):
+        with translated(str(self._file())):
             if len(view) >= _LARGE:
                 self._put_large(view)
                 return
@@ -87,6 +83,14 @@ class Content:
                 piece = bytes(view[start : start + _SMALL])
                 self._hasher.update(piece)
                 _write_all(self._fd, memoryview(piece))
+
+    def _file(self) -> Path:
+        """Return the unfinished file, which is made for the first bytes that go there."""
+        if self._path is None:
+            self._path = self._staging() / secrets.token_hex(8)
+            with translated(str(self._path)):
+                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        return self._path
 
     def _put_large(self, view: memoryview) -> None:
         """Write while one thread hashes behind, from the file, which takes no copy, and another one syncs."""
@@ -125,11 +129,9 @@ class Content:
             data = bytes(self._gathered)
             return sha256(data), data
         self._drain()
-        if self._path is None:
-            return sha256(b""), b""
+        path = self._file()
         os.close(self._fd)
-        self._fd = -1
-        path, self._path = self._path, None
+        self._path, self._fd = None, -1
         return digest_text(self._hasher), path
 
     def discard(self) -> None:

@@ -128,10 +128,9 @@ def open_growing(objects: ObjectStore, key: str, *, buffers: bool) -> AppendFile
     buffers : bool
         As for `GrowingWriter`; an append file needs no such help.
     """
-    if can_append(objects):
-        file = objects.open_append(key)
-        if file is not None:
-            return file
+    file = objects.open_append(key)
+    if file is not None:
+        return file
     reader = GrowingReader(objects, key)
     content = reader.read()
     return GrowingWriter(objects, key, buffers=buffers, content=content, parts=reader.parts)

@@ -17,7 +17,6 @@ from mlp_core.store.records import (
     Record,
     RunBegan,
     RunEnded,
-    RunSealed,
     TagsChanged,
     TaskReused,
 )
@@ -197,7 +196,7 @@ class RunState:
                 self.ended = record
             case RunBegan():
                 raise self._contradiction("begins twice")
-            case RunSealed():
+            case _:  # RunSealed, the only kind that is left
                 raise self._contradiction("has its own summary in it")
 
     def _check(self, key: TaskKey) -> None:

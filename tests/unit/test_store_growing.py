@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mlp_core.builtin.file_store import FileStore
 from mlp_core.errors import StoreDamaged, StoreFenced, StoreUnavailable
 from mlp_core.store import Store, layout
 from mlp_core.store import growing as module
 from mlp_core.store.growing import PACK, GrowingReader, GrowingWriter, open_growing, read_growing
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mlp_reliability.counting import CountingBucket
 
 KEY = layout.journal("Flow", "19700101-000000-000000")
@@ -134,3 +137,57 @@ def test_packs_and_seals_may_fail(bucket: CountingBucket) -> None:
     bucket.failing = {"adopt"}
     assert not writer.seal()
     assert read_growing(bucket, KEY) == writer_content(PACK - 1)
+
+
+@pytest.mark.parametrize("parts", [PACK - 1, PACK, PACK + 1])
+def test_who_takes_an_object_up_goes_on_with_its_packs(bucket: CountingBucket, parts: int) -> None:
+    """A pack that was begun by another writer is completed only where all of it is known; readers need none."""
+    first = open_growing(bucket, KEY, buffers=True)
+    for number in range(parts):
+        first.append(b"%d," % number, sync=True)
+    second = open_growing(bucket, KEY, buffers=True)
+    for number in range(parts, 3 * PACK):
+        second.append(b"%d," % number, sync=True)
+    assert read_growing(bucket, KEY) == writer_content(3 * PACK)
+    packs = bucket.children(layout.parts(KEY) + "1/")
+    assert list(packs) == [f"{number:08d}" for number in ((0, 1, 2) if parts < PACK else (0, 2))]
+    assert bucket.read(layout.part(KEY, 1, 0)) == writer_content(PACK)
+
+
+def test_a_removed_object_has_no_bytes(bucket: CountingBucket) -> None:
+    """Who follows an object that was sealed and then removed is told that it is gone."""
+    writer = GrowingWriter(bucket, KEY, buffers=True)
+    writer.append(b"x", sync=True)
+    writer.seal()
+    reader = GrowingReader(bucket, KEY)
+    assert (reader.size(), reader.exists) == (1, True)
+    bucket.delete(KEY)
+    assert (reader.size(), reader.exists) == (0, False)
+
+
+def test_pieces_of_a_sealed_object_are_read_a_block_at_a_time(bucket: CountingBucket) -> None:
+    """Many small reads of one object are few requests, whatever their order; none is of other bytes."""
+    content = bytes(range(250)) * 10_000
+    bucket.create(KEY, content, sync=False)
+    reader = GrowingReader(bucket, KEY)
+    reader.size()
+    bucket.requests.clear()
+    for start in range(0, 500_000, 1000):
+        assert reader.read(start, start + 7) == content[start : start + 7]
+    assert bucket.requests["read"] == 1
+    assert reader.read(2_000_000, 2_000_003) == content[2_000_000:2_000_003]
+    assert reader.read(1_999_999, 2_000_003) == content[1_999_999:2_000_003]
+    assert reader.read(0, 2_400_000) == content[:2_400_000]
+    assert reader.read(2_400_000) == content[2_400_000:]
+    assert bucket.requests["read"] == 5
+
+
+def test_an_append_file_is_used_where_there_is_one(tmp_path: Path) -> None:
+    """A store whose objects can grow needs no parts."""
+    objects = FileStore(tmp_path)
+    file = open_growing(objects, KEY, buffers=True)
+    file.append(b"12", sync=True)
+    file.close()
+    assert read_growing(objects, KEY, 1) == b"2"
+    assert objects.children("parts/") == []
+    objects.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import zlib
 from typing import TYPE_CHECKING
 
@@ -293,6 +294,50 @@ def test_a_writer_stops_after_a_failed_write() -> None:
     with pytest.raises(StoreError, match="an earlier write"):
         writer.write(RECORDS[:1], sync=True)
     assert len(file.content) == 10
+
+
+def test_damage_right_behind_the_last_record_is_noticed() -> None:
+    """A newline that became another byte is no unfinished line; one that was not written yet, or became zeros, is."""
+    content = lines_of(RECORDS[:2])
+    with pytest.raises(StoreDamaged, match="at record 1"):
+        parse_journal(content[:-1] + b"x", "journal")
+    for tail in (content[:-1], content[:-1] + b"\0", content[:-2]):
+        assert parse_journal(tail, "journal").torn
+    with pytest.raises(StoreDamaged, match=rf"at record 1 \(byte {content.index(bytes([10])) + 1}\)"):
+        parse_journal(content[:-3] + b"xx\n", "journal")
+
+
+def test_every_line_is_checked_by_whoever_asks() -> None:
+    """The check is told each line without its newline, and its record, those of newer versions too."""
+    text = b'{"n":2,"kind":"Later","data":{"a":1}}'
+    content = lines_of(RECORDS[:2]) + b"%08x %s\n" % (zlib.crc32(text), text)
+    told: list[object] = []
+    parse_journal(content, "journal", check=lambda line, record: told.append((line, record)))
+    assert told == list(zip(content.split(b"\n")[:3], [*RECORDS[:2], None], strict=True))
+
+
+def test_lines_are_signed_before_they_are_written() -> None:
+    """What is written is what the signer returns of each line; the numbers go on where the writer was told to begin."""
+    file = MemoryFile(b"")
+    JournalWriter(file, 7, sign=lambda line: b"signed " + line).write(RECORDS[:2], sync=True)
+    assert file.content == b"".join(b"signed " + encode_line(record, 7 + n) for n, record in enumerate(RECORDS[:2]))
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(is_enabled: bool) -> None:  # a parameter of the test
+    """It rests while records are made, after damage too, and goes on only where it went before."""
+    states: list[bool] = []
+    before = gc.isenabled()
+    try:
+        (gc.enable if is_enabled else gc.disable)()
+        parse_journal(lines_of(RECORDS[:1]), "journal", check=lambda _line, _record: states.append(gc.isenabled()))
+        states.append(gc.isenabled())
+        with pytest.raises(StoreDamaged):
+            parse_journal(b"x\n", "journal")
+        states.append(gc.isenabled())
+    finally:
+        (gc.enable if before else gc.disable)()
+    assert states == [False, is_enabled, is_enabled]
 
 
 class MemoryFile:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mlp_core.errors import SettingError
 from mlp_core.store.records import Note, ObserverFailed, RunEnded, TagsChanged, decode_line, encode_line
-from mlp_core.store.signing import SHORTEST_KEY, Signer, must_be_signed, signer_for
+from mlp_core.store.signing import SHORTEST_KEY, Signatures, Signer, must_be_signed, signer_for
 from mlp_hookspecs import PluginId
 
 if TYPE_CHECKING:
@@ -122,3 +122,18 @@ def test_a_reference_that_leads_to_no_key_is_refused(tmp_path: Path) -> None:
         with pytest.raises(SettingError, match=message) as caught:
             signer_for(reference, {"SHORT": "k" * (SHORTEST_KEY - 1)})
         assert key not in str(caught.value)
+
+
+def test_signatures_are_watched_at_their_places() -> None:
+    """One record without its signature is enough; those that need none, and a reader without a key, change nothing."""
+    assert Signatures(None).watch(PLACE) is None
+    watched = Signatures(Signer(KEY))
+    look = watched.watch(PLACE)
+    assert look is not None
+    look(signed(), RECORD)
+    look(b"00000000 {}", TagsChanged((), (), "user", 1.0))
+    assert watched.are_good
+    look(signed(place="elsewhere"), RECORD)
+    assert not watched.are_good
+    look(signed(), RECORD)
+    assert not watched.are_good

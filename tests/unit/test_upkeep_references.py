@@ -217,3 +217,10 @@ def test_blueprints_are_read_or_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreDamaged, match="another digest"):
         blueprint_of(store.objects, digest)
     store.close()
+
+
+def test_what_cannot_refer_to_anything_has_no_references() -> None:
+    """Texts and numbers have none; a list is as good as a tuple."""
+    assert not list(references("text"))
+    assert not list(references(7))
+    assert list(references([ref("a"), None, "text", {"b": ref("b")}])) == [(("0",), ref("a")), (("3", "b"), ref("b"))]

@@ -51,7 +51,7 @@ class CountingBucket(FileStore):
     def local_path(self, _key: str) -> None:
         """Have no local files."""
 
-    def open_append(self, _key: str) -> None:  # type: ignore[override] # as above
+    def open_append(self, _key: str) -> None:  # type: ignore[override] # a bucket has none
         """Have no objects that grow."""
 
     def lock(self, _key: str) -> None:  # type: ignore[override] # as above
