@@ -356,7 +356,7 @@ class FileAppend:
         self._store = store
         self._owner = os.getpid()
         self._name_is_durable = False
-        self._failed = False
+        self._failed: OSError | None = None
         self._handle = Handle(store._open_or_make(path, os.O_WRONLY | os.O_APPEND))  # noqa: SLF001 # of this module
         self._size = os.fstat(self._handle.number).st_size
 
@@ -366,19 +366,24 @@ class FileAppend:
         After a failed sync the system may have forgotten what it could not write, so that no later sync would tell:
         the file then refuses everything.
         """
-        if self._failed:
-            raise OSError(errno.EIO, "an earlier sync failed, so nothing more is written", str(self._path))
+        if self._failed is not None:
+            text = f"{self._failed.strerror} at an earlier sync, so nothing more is written"
+            raise OSError(self._failed.errno, text, str(self._path))
         if self._owner != os.getpid():
             raise OSError(errno.EPERM, "the file belongs to the process that forked this one", str(self._path))
         self._write(data)
         if not sync or not self._store.durable:
             return
-        self._failed = True
-        _sync_data(self._handle.number, self._path)
-        if not self._name_is_durable:
-            self._store._sync_folders([self._path.parent])  # noqa: SLF001 # one module, one idea of what is durable
-            self._name_is_durable = True
-        self._failed = False
+        self._failed = OSError(errno.EINTR, os.strerror(errno.EINTR))  # unless something else is found to be the reason
+        try:
+            _sync_data(self._handle.number, self._path)
+            if not self._name_is_durable:
+                self._store._sync_folders([self._path.parent])  # noqa: SLF001 # one module, one idea of what is durable
+                self._name_is_durable = True
+        except OSError as error:
+            self._failed = error
+            raise
+        self._failed = None
 
     def _write(self, data: bytes) -> None:
         """Write at the very end that this writer knows of: what it does not know was written by another one."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mlp_hookspecs
 from mlp_core.artifacts import type_name
-from mlp_core.errors import MlpError
+from mlp_core.errors import MlpError, StoreError
 from mlp_core.worker.state import TransitionError
 from mlp_hookspecs import Failure
 
@@ -36,6 +37,8 @@ def user_traceback(error: BaseException) -> str:
         What Python would print, ending with a line's end.
     """
     shown = traceback.TracebackException.from_exception(error)
+    if isinstance(error, StoreError):
+        _cut_to_callers(shown)
     _cut(shown, is_ours=isinstance(error, MlpError | TransitionError))
     return "".join(shown.format())
 
@@ -63,6 +66,18 @@ def one_line(error: BaseException) -> str:
     return f"{type_name(error)}: {first}" if first else type_name(error)
 
 
+def _cut_to_callers(shown: traceback.TracebackException) -> None:
+    """Leave of a traceback what led into the platform: the error's message tells what happened there."""
+    shown.__cause__ = shown.__context__ = None
+    callers = itertools.dropwhile(_is_ours, shown.stack)
+    shown.stack[:] = itertools.takewhile(lambda frame: not _is_ours(frame), callers)
+
+
+def _is_ours(frame: traceback.FrameSummary) -> bool:
+    """Tell whether a frame is the platform's, or the import system's."""
+    return frame.filename.startswith(_OURS)
+
+
 def _cut(shown: traceback.TracebackException, *, is_ours: bool) -> None:
     """Take the platform's frames, and those of the import system, out of a traceback and all that led to it."""
     waiting, seen = [shown], set()
@@ -71,7 +86,7 @@ def _cut(shown: traceback.TracebackException, *, is_ours: bool) -> None:
         if id(part) in seen:
             continue
         seen.add(id(part))
-        kept = [frame for frame in part.stack if not frame.filename.startswith(_OURS)]
+        kept = [frame for frame in part.stack if not _is_ours(frame)]
         # Where nothing is left it is our own mistake, and whoever mends it needs the frames.
         if kept or is_ours:
             part.stack[:] = kept

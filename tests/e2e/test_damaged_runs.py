@@ -186,3 +186,32 @@ def test_an_active_version_that_is_gone_is_told(copy: Copy) -> None:
         deployments.versions("Flow", "local")
     with pytest.raises(StoreDamaged, match=r"v000001\.json is missing"):
         deployments.find("Flow", "local")
+
+
+READING = """
+class Flow(FlowSpec):
+    @step
+    def start(self):
+        self.large = bytes(20_000)
+        self.next(self.end)
+
+    @step
+    def end(self):
+        from pathlib import Path
+        for blob in Path(STORE).glob("blobs/*/*"):
+            blob.write_bytes(b"damaged")
+        print(len(self.large))
+"""
+
+
+def test_a_step_that_reads_what_is_damaged_shows_its_own_line_alone(project: Project, tmp_path: Path) -> None:
+    """The message tells what is damaged; of the traceback only what leads to the step's line is left."""
+    store = str(tmp_path / "own")
+    ran = project.run(READING.replace("STORE", repr(store)), flags={"store": store})
+    failure = ran.state.tasks[ran.key("end")].outcome.failure
+    assert "is damaged: its content has the digest" in failure.message
+    lines = failure.traceback.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert [line for line in lines if line.startswith("  File ")] == [line for line in lines if " in end" in line]
+    assert failure.traceback.count("Traceback") == 1
+    assert lines[2].strip() == "print(len(self.large))"
