@@ -188,6 +188,11 @@ def _full_disks(recorded: _Recorded, folder: Path) -> list[_Case]:
 def _failing_calls(recorded: _Recorded, folder: Path) -> list[_Case]:
     """Return a case for each call of a program's first process and each error."""
     own = [call for call in recorded.calls if call.pid == recorded.calls[0].pid]
+    # What follows the last record makes reading cheaper, and may be left out.
+    last = max(
+        number for number, call in enumerate(own) if call.name == "fdatasync" and call.paths()[0].endswith("/journal")
+    )
+    needed = {id(call) for call in own[: last + 1] if call.name in ("fsync", "fdatasync")}
     return [
         _Case(
             f"{recorded.program.name} with {error} at {point.name} {point.number}",
@@ -196,7 +201,7 @@ def _failing_calls(recorded: _Recorded, folder: Path) -> list[_Case]:
             recorded.fresh,
             _behind(recorded.program, point.fail(error)),
             (os.strerror(getattr(errno, error)),),
-            must_fail=recorded.program.is_repeatable and point.name in ("fsync", "fdatasync"),
+            must_fail=recorded.program.is_repeatable and id(call) in needed,
         )
         for point, call in points(own, recorded.place.store).items()
         for error in _errors(call)
@@ -291,7 +296,8 @@ def _misreported(case: _Case, done: subprocess.CompletedProcess[str]) -> list[st
     """Return what is wrong with how a program reported that its disk failed."""
     text = done.stdout + done.stderr
     found = []
-    if "Traceback" in text:
+    # What a step could not read is told by the line of the step that asked for it.
+    if "Traceback" in done.stderr or "/mlp_core/" in text:
         found.append(f"a traceback was shown: {text[-400:]}")
     if done.returncode == 0:
         return [*found, "it succeeded without what it needs for that"] if case.must_fail else found
