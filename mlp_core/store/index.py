@@ -456,8 +456,8 @@ def _first_record(objects: ObjectStore, key: str) -> RunBegan:
     while piece and b"\n" not in piece and len(head) < _MAX_HEAD_BYTES:
         piece = objects.read(key, len(head), len(head) * 4)
         head += piece
-    line = head.partition(b"\n")[0]
-    decoded = decode_line(line)
+    line, newline, _ = head.partition(b"\n")
+    decoded = decode_line(line) if newline else None
     if decoded is None or not isinstance(decoded[1], RunBegan):
         raise StoreDamaged(f"{key} in {objects.url} does not tell the run's beginning")
     return decoded[1]

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -549,3 +550,46 @@ def test_somebody_elses_old_blob_is_written_anew(
         patch.setattr(os, "utime", refuse)
         assert put(blobs, pattern(1000)) == ref
     assert path.stat().st_ino != before
+
+
+def test_a_blob_is_held_where_it_is_intact(objects: FileStore, blobs: Blobs) -> None:
+    """Who is about to refer to a blob finds an intact one, which is made new; a damaged or absent one is not held."""
+    ref = put(blobs, pattern(1000))
+    path = objects.local_path(layout.blob(ref.digest))
+    os.utime(path, (0, 0))
+    assert blobs.holds(ref.digest, 1000)
+    assert path.stat().st_mtime > time.time() - 3600
+    assert not blobs.holds(ref.digest, 999)
+    assert not blobs.holds(digest(b"absent"), 6)
+    damage(path, b"xxxx")
+    assert not blobs.holds(ref.digest, 1000)
+
+
+def test_an_empty_blob_is_a_value_too(objects: FileStore, blobs: Blobs) -> None:
+    """A reference may lead to a blob without a byte, which cannot be mapped."""
+    objects.create(layout.blob(digest(b"")), b"", sync=False)
+    source = blobs.source(ArtifactRef("bytes", digest(b""), 0, "bytes"))
+    with source.open() as file:
+        assert bytes(source.buffer()) == file.read() == source.local_path().read_bytes() == b""
+    assert not source.buffer().readonly
+
+
+def test_a_value_of_parts_alone_has_no_content_of_its_own(blobs: Blobs) -> None:
+    """Who asks for what was not written is told what there is."""
+    target = blobs.target("parts")
+    assert target.format == "parts"
+    target.part("a/b").write([b"1"])
+    target.part("c").write([b"2"])
+    source = blobs.source(target.finish("x"))
+    for asked in (source, source.part("a")):
+        with pytest.raises(ArtifactError, match="no content of its own, only the parts a/b, c"):
+            asked.buffer()
+
+
+def test_nothing_written_is_an_empty_value(blobs: Blobs) -> None:
+    """A format that writes nothing, to the value or to a part of it, has stored content without a byte."""
+    assert put(blobs).digest == digest(b"")
+    target = blobs.target("parts")
+    target.part("empty")
+    (part,) = target.finish("x").parts
+    assert (part.name, part.size, part.data) == ("empty", 0, b"")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -106,3 +107,15 @@ def test_a_system_that_does_not_tell_its_start(monkeypatch: pytest.MonkeyPatch, 
     """Where nothing tells one start of the system from another, that is one and the same."""
     monkeypatch.setattr(module, "_BOOT_ID", tmp_path / "absent")
     assert module._boot() == ""
+
+
+def test_what_was_just_fetched_stays(tmp_path: Path, objects: FileStore) -> None:
+    """Whatever the times of other files say, as when the clock was set back, what is asked for is not removed."""
+    cache = BlobCache(tmp_path / "cache", 150, paranoid=False)
+    first = get(cache, objects, b"a" * 100)
+    assert first is not None
+    later = time.time() + 1000
+    os.utime(first, (later, later))
+    second = get(cache, objects, b"b" * 100)
+    assert second is not None
+    assert list((tmp_path / "cache").glob("sha256-*")) == [second]

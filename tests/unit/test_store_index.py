@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import threading
 from typing import TYPE_CHECKING
@@ -11,12 +12,16 @@ import pytest
 
 from mlp_core.builtin.file_store import FileStore
 from mlp_core.store import Note, RunBegan, RunEnded, RunWriter, Store, TagsChanged, layout
+from mlp_core.store import index as index_module
 from mlp_core.store.index import RunIndex, RunQuery, RunSummary
 from mlp_hookspecs.types import FlowGraph, RunContext, StepNode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    from mlp_core.store.records import RunSealed
+    from mlp_hookspecs.handles import ObjectStore
 
 
 @pytest.fixture
@@ -227,3 +232,130 @@ def test_readers_share_the_cache(store: Store, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert answers == [made[::-1]] * 20
+
+
+def test_an_index_is_rebuilt(store: Store, index: RunIndex, tmp_path: Path) -> None:
+    """A rebuilt index tells of all runs, and of nothing that somebody wrote into the old one."""
+    assert index.rebuild() == 0
+    run_id = end(begin(store))
+    assert index.rebuild() == 1
+    with sqlite3.connect(tmp_path / "cache" / "index.sqlite") as database:
+        database.execute("UPDATE runs SET message = 'something else'")
+    database.close()
+    assert [run.message for run in index.select(RunQuery())] == ["something else"]
+    assert index.rebuild() == 1
+    assert [(run.run_id, run.message) for run in index.select(RunQuery())] == [(run_id, "why")]
+    assert RunIndex(store.objects, None).rebuild() == 1
+
+
+def test_a_damaged_cache_that_stays_is_done_without(
+    store: Store, index: RunIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the damaged file cannot be removed, the index is built in memory."""
+    run_id = end(begin(store))
+    path = tmp_path / "cache" / "index.sqlite"
+    path.parent.mkdir()
+    path.write_bytes(b"no database at all" * 100)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "not the owner")
+
+    monkeypatch.setattr(type(path), "unlink", refuse)
+    assert ids(index.select(RunQuery())) == [run_id]
+    assert path.read_bytes() == b"no database at all" * 100
+
+
+def small(store: Store, at: float = 0.0) -> RunWriter:
+    """Create a run whose journal is short enough to be read at once."""
+    graph = FlowGraph("Flow", "start", "start", (StepNode("start", "end"),))
+    return store.create_run(lambda run_id: RunBegan(RunContext("Flow", run_id), at, "host", 1, graph), at)
+
+
+@pytest.mark.parametrize("make", [small, begin])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_run_that_is_deleted_while_runs_are_listed_is_none(
+    any_store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[..., RunWriter],
+    is_known: bool,  # a parameter of the test
+) -> None:
+    """Between the look at a run and the reading of it it may go, with all that was known of it."""
+    kept, gone = (end(make(any_store, at=at)) for at in (1.0, 2.0))
+    index = RunIndex(any_store.objects, tmp_path / "index.sqlite")
+    if is_known:
+        assert ids(index.select(RunQuery())) == [gone, kept]
+        any_store.add_segment("Flow", gone, "tags-1", TagsChanged(("a",), (), "me", 4.0))
+    prefix = layout.run("Flow", gone)
+    real = FileStore.read
+
+    def remove(self: FileStore, key: str, start: int = 0, end: int | None = None) -> bytes:
+        if key.startswith(prefix):
+            for info in list(FileStore.list(self, prefix)):
+                FileStore.delete(self, info.key)
+        return real(self, key, start, end)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileStore, "read", remove)
+        assert ids(index.select(RunQuery())) == [kept]
+        assert index.select(RunQuery(tags=("a",))) == []
+    assert ids(index.select(RunQuery())) == [kept]
+
+
+@pytest.mark.parametrize("make", [small, begin])
+def test_what_happened_to_a_journal_is_seen_in_a_list(
+    any_store: Store, tmp_path: Path, make: Callable[..., RunWriter]
+) -> None:
+    """A journal that is gone, that has lost its end, that tells nothing or that is another run's is damage."""
+    run_id, other = (end(make(any_store, at=at)) for at in (1.0, 2.0))
+    key, seal = (of("Flow", run_id) for of in (layout.journal, layout.seal))
+    whole, sealed = any_store.objects.read(key), any_store.objects.read(seal)
+    foreign = any_store.objects.read(layout.journal("Flow", other))
+    cut = whole[: whole.rindex(b"\n", 0, -1) + 1]
+    index = RunIndex(any_store.objects, tmp_path / "index.sqlite")
+
+    def status(content: bytes | None, *, is_sealed: bool) -> list[str]:
+        any_store.objects.delete(key)
+        any_store.objects.delete(seal)
+        if content is not None:
+            any_store.objects.create(key, content, sync=False)
+        if is_sealed:
+            any_store.objects.create(seal, sealed, sync=False)
+        index.rebuild()
+        return [run.status for run in index.select(RunQuery()) if run.run_id == run_id]
+
+    is_far = any_store.objects.local_path(key) is None  # there the seal is read instead
+    assert status(whole, is_sealed=True) == status(whole, is_sealed=False) == ["succeeded"]
+    assert status(cut, is_sealed=True) == ["succeeded" if is_far else "damaged"]
+    assert status(cut, is_sealed=False) == ["lost"]
+    for content in (b"", b"\n", whole[:50], whole[1:], cut[:-1]):
+        assert status(content, is_sealed=False) == ["damaged"]
+    assert status(foreign, is_sealed=False) == ["damaged"]
+    if not is_far:
+        assert status(None, is_sealed=True) == ["damaged"]
+    assert status(None, is_sealed=False) == []
+
+
+def test_a_run_that_ends_while_runs_are_listed_has_ended(
+    store: Store, index: RunIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads a journal, then finds the seal, looks at the journal again before it says that its end is missing."""
+    writer = small(store)
+    real = index_module.read_seal
+
+    def ended(objects: ObjectStore, flow: str, run_id: str) -> RunSealed | None:
+        if writer.began.run.run_id == run_id and not was_ended:
+            was_ended.append(end(writer))
+        return real(objects, flow, run_id)
+
+    was_ended: list[str] = []
+    monkeypatch.setattr(index_module, "read_seal", ended)
+    assert [run.status for run in index.select(RunQuery())] == ["succeeded"]
+
+
+def test_a_bucket_is_listed_with_what_is_not_ours(bucket_store: Store) -> None:
+    """Objects that are no run's, or of a run of which nothing but them is left, are passed over."""
+    run_id = end(small(bucket_store))
+    for key in ("flows/Flow/notes/journal", "flows/Flow/20260101-000000-000000/seal", "flows/no flow/x/journal"):
+        bucket_store.objects.create(key, b"", sync=False)
+    assert ids(bucket_store.runs()) == [run_id]

@@ -118,6 +118,19 @@ def test_a_lease_is_renewed_until_it_is_closed(bucket: CountingBucket) -> None:
     assert not any(thread.name == "mlp-lease" for thread in threading.enumerate())
 
 
+def test_a_lease_that_has_lapsed_is_not_renewed(bucket: CountingBucket, clock: Clock) -> None:
+    """The thread finds it too, and lets the lease grow old, so that others may take the run over."""
+    lease = lease_of(bucket, clock, 0.04)
+    lease.start()
+    clock.pass_by(1)
+    lease._thread.join(20)
+    assert not lease._thread.is_alive()
+    with pytest.raises(StoreFenced, match=r"was stopped for 1 s, longer than its lease of 0.04 s"):
+        lease.check()
+    lease.close(remove=False)
+    assert bucket.children(layout.run(*RUN)) == ["lease"]
+
+
 def age(bucket_store: Store, seconds: float) -> None:
     """Make a run's lease or lock older."""
     inner = bucket_store.objects._inner  # type: ignore[attr-defined]

@@ -121,6 +121,7 @@ def test_a_log_of_many_windows_is_read(objects: FileStore) -> None:
     reader = LogReader(objects, "log")
     assert reader.refresh()
     assert not reader.refresh()
+    assert reader.attempt_ids() == [*(f"train/{number}/0" for number in range(300)), "big/0/0", "last/0/0"]
     assert b"".join(chunk.data for chunk in reader.chunks({"big/0/0"})) == b"b" * 2_500_000
     assert [len(chunk.data) for chunk in reader.chunks({"train/7/0", "last/0/0"})] == [20_000, 3]
     content = bytearray(objects.read("log"))

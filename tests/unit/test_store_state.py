@@ -170,6 +170,7 @@ def test_records_that_contradict_each_other_are_damage(records: tuple[Record, ..
 def test_the_status_tells_whether_somebody_still_works_on_the_run() -> None:
     """Without an end a run is running while its driver lives and lost afterwards; with one it is what the end says."""
     state = folded()
+    assert (state.context, state.graph) == (BEGAN.run, GRAPH)
     assert state.status == "lost"
     state.is_alive = True
     assert state.status == "running"
