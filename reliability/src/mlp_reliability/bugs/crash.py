@@ -195,7 +195,7 @@ BUGS: Final[tuple[Planted, ...]] = (
         "workers outlive their driver",
         "mlp_core.builtin.local.template",
         _let_workers_live,
-        12,
+        24,
     ),
     Planted("dead-counts-as-alive", "kills", "a killed driver counts as alive", _FILES, _take_the_dead_for_alive, 8),
     Planted(
@@ -204,7 +204,7 @@ BUGS: Final[tuple[Planted, ...]] = (
         "a resume takes over a sibling's result",
         "mlp_core.runner.reuse",
         _mix_up_results,
-        30,
+        40,
     ),
     Planted(
         "lease-ignored",
@@ -214,7 +214,7 @@ BUGS: Final[tuple[Planted, ...]] = (
         _ignore_leases,
         3,
     ),
-    Planted("hashes-not-checked", "damage", "blobs are read unverified", "mlp_core.store.blobs", _skip_hashes, 60),
+    Planted("hashes-not-checked", "damage", "blobs are read unverified", "mlp_core.store.blobs", _skip_hashes, 120),
     Planted("fsck-sees-nothing", "damage", "a check names no damage", "mlp_core.upkeep.fsck", _see_no_damage, 4),
     Planted("short-writes-lost", "faults", "what a short write left over is lost", _FILES, _write_once, 2),
     Planted("write-errors-lost", "faults", "a write that fails counts as done", _FILES, _swallow_write_errors, 40),
