@@ -182,21 +182,30 @@ def _round(intact: _Intact, folder: Path, seed: int, number: int) -> _Found:
     return found
 
 
-def _read_damaged(intact: _Intact, place: Place, key: str, how: str) -> list[str]:
+def _read_damaged(intact: _Intact, place: Place, key: str, how: str) -> dict[str, str]:
     """Read everything; return what is wrong and not told, of what can be known."""
-    found = wrong(intact.readings, read_everything(place, intact.runs))
+    now = read_everything(place, intact.runs)
+    found = wrong(intact.readings, now)
     if how == "deletion" and ("/segments/" in key or key.endswith("/active.json")):
-        return []  # nobody counts what others add to a run; and what was taken out of service has no active version
+        return {}  # nobody counts what others add to a run; and what was taken out of service has no active version
     if f"/{intact.lost}/" in key and how in ("deletion", "truncation"):
         # Of a run that was cut off, nobody can know how far its files had come.
-        return [each for each in found if intact.lost not in each]
+        return {path: said for path, said in found.items() if intact.lost not in path}
+    if key.endswith(f"/{intact.lost}/logs"):
+        # Nor whether the last thing in its log was written to its end.
+        return {path: said for path, said in found.items() if not _is_cut_off(intact.readings[path], now.get(path))}
     return found
 
 
-def _in_one(differing: list[str]) -> list[str]:
+def _is_cut_off(value: object, seen: object) -> bool:
+    """Tell whether a text lacks its end, or all of it."""
+    return isinstance(value, str) and isinstance(seen, str) and value.startswith(seen)
+
+
+def _in_one(differing: dict[str, str]) -> list[str]:
     """Return one violation for all that is read wrong in a round."""
     more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
-    return [differing[0] + more] if differing else []
+    return [said + more for said in differing.values()][:1]
 
 
 def _check_damaged(intact: _Intact, place: Place, keys: list[str], found: _Found) -> list[str]:

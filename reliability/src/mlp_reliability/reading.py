@@ -70,16 +70,16 @@ def read_everything(place: Place, runs: list[tuple[str, str]]) -> Readings:
     return found
 
 
-def wrong(before: Readings, now: Readings) -> list[str]:
-    """Return what is read otherwise than before without an error that tells of damage."""
+def wrong(before: Readings, now: Readings) -> dict[str, str]:
+    """Return by its path what is read otherwise than before without an error that tells of damage."""
     if _is_told(now[LISTED]):
-        return []
+        return {}
     refused = tuple(f"{path}/" for path, value in now.items() if _is_told(value))
-    differing = []
+    differing = {}
     for path, value in before.items():
         seen = now.get(path, "nothing")
         if seen != value and not _is_told(seen) and not path.startswith(refused):
-            differing.append(f"{path} is read as {_shown(seen)}, not {_shown(value)}")
+            differing[path] = f"{path} is read as {_shown(seen)}, not {_shown(value)}"
     return differing
 
 
