@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mlp_core.builtin.file_store import FileStore
-from mlp_core.errors import StoreDamaged, StoreFull
+from mlp_core.errors import StoreDamaged, StoreFull, StoreUnavailable
 from mlp_core.store import cache as module
 from mlp_core.store import layout
 from mlp_core.store.cache import BlobCache
+from mlp_core.store.content import hash_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,3 +122,123 @@ def test_what_was_just_fetched_stays(tmp_path: Path, objects: FileStore) -> None
     second = get(cache, objects, b"b" * 100)
     assert second is not None
     assert list((tmp_path / "cache").glob("sha256-*")) == [second]
+
+
+def test_a_user_has_one_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objects: FileStore) -> None:
+    """It lies in the user's folder for such things, for this user alone; without a home there is none."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    cache = BlobCache.for_user(1000, paranoid=False)
+    assert cache is not None
+    path = get(cache, objects, b"a" * 100)
+    assert path == tmp_path / "home" / "mlp" / "blobs" / digest(b"a" * 100)
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(module, "cache_folder", lambda: None)
+    assert BlobCache.for_user(1000, paranoid=False) is None
+
+
+def test_the_bound_is_exact(tmp_path: Path, objects: FileStore) -> None:
+    """A blob that fills the cache is kept, and two that fill it together are both kept."""
+    for limit, kept in ((100, 1), (199, 1), (200, 2)):
+        cache = BlobCache(tmp_path / str(limit), limit, paranoid=False)
+        for data in (b"a" * 100, b"b" * 100):
+            assert get(cache, objects, data) is not None
+        assert len(list((tmp_path / str(limit)).glob("sha256-*"))) == kept
+    assert module.DEFAULT_CACHE_BYTES == 10 * 1024**3
+
+
+def test_a_blob_is_fetched_and_verified_once(
+    tmp_path: Path, objects: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks again gets the file without its being hashed, unless nothing is trusted; every time leaves its mark."""
+    hashed: list[Path] = []
+
+    def spy(path: Path) -> tuple[str, int]:
+        found = hash_file(path)
+        hashed.append(path)
+        return found
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(module, "hash_file", spy)
+    for paranoid, times in ((False, 1), (True, 3)):
+        folder = tmp_path / str(paranoid)
+        for _ in range(3):
+            path = get(BlobCache(folder, 1000, paranoid=paranoid), objects, b"a" * 100)
+            assert path is not None
+        assert len(hashed) == times
+        hashed.clear()
+        assert path.with_suffix(".used").stat().st_mode & 0o777 == 0o600
+        assert not list(folder.glob("*.part"))
+    shutil.copy(path, tmp_path / "copy")
+    (tmp_path / "copy").replace(path)
+    other = BlobCache(folder, 1000, paranoid=False)
+    assert get(other, objects, b"a" * 100) is not None
+    assert get(other, objects, b"a" * 100) is not None
+    assert len(hashed) == 1
+
+
+def test_the_mark_says_when_a_blob_was_asked_for(tmp_path: Path, objects: FileStore) -> None:
+    """It is made where it is not there, and made new where it is."""
+    cache = BlobCache(tmp_path / "cache", 1000, paranoid=False)
+    path = get(cache, objects, b"a" * 100)
+    assert path is not None
+    mark = path.with_suffix(".used")
+    assert not mark.exists()
+    get(cache, objects, b"a" * 100)
+    os.utime(mark, (0, 0))
+    get(cache, objects, b"a" * 100)
+    assert mark.stat().st_mtime > time.time() - 3600
+
+
+def test_a_copy_that_cannot_be_read_is_not_used(
+    tmp_path: Path, objects: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the cache's disk fails, the blob is fetched again."""
+    cache = BlobCache(tmp_path / "cache", 1000, paranoid=True)
+    assert get(cache, objects, b"a" * 100) is not None
+    fetched: list[str] = []
+    real = objects.download
+
+    def spy(key: str, target: Path) -> None:
+        fetched.append(key)
+        real(key, target)
+
+    def fail(path: Path) -> tuple[str, int]:
+        if path.suffix != ".part":
+            raise OSError(errno.EIO, "Input/output error")
+        return hash_file(path)
+
+    monkeypatch.setattr(objects, "download", spy)
+    monkeypatch.setattr(module, "hash_file", fail)
+    assert get(cache, objects, b"a" * 100) is not None
+    assert fetched == [layout.blob(digest(b"a" * 100))]
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("absent"), KeyboardInterrupt(), StoreUnavailable("no")])
+def test_what_interrupts_a_fetch_passes(
+    tmp_path: Path, objects: FileStore, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """Whatever it is, it is raised as it is, and no piece of the blob stays, whether one was written or not."""
+    for piece in (b"half", None):
+
+        def fail(_key: str, target: Path, piece: bytes | None = piece) -> None:
+            if piece is not None:
+                target.write_bytes(piece)
+            raise error
+
+        monkeypatch.setattr(objects, "download", fail)
+        with pytest.raises(type(error)) as caught:
+            get(BlobCache(tmp_path / "cache", 1000, paranoid=False), objects, b"a" * 100)
+        assert caught.value is error
+        assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_full_disk_without_a_piece_is_no_error(
+    tmp_path: Path, objects: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where not even the beginning could be written, there is nothing to remove."""
+
+    def full(_key: str, _target: Path) -> None:
+        raise StoreFull("no room")
+
+    monkeypatch.setattr(objects, "download", full)
+    assert get(BlobCache(tmp_path / "cache", 1000, paranoid=False), objects, b"a" * 100) is None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +16,7 @@ from mlp_core.store import growing as module
 from mlp_core.store.growing import PACK, GrowingReader, GrowingWriter, open_growing, read_growing
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from mlp_reliability.counting import CountingBucket
 
@@ -191,3 +194,134 @@ def test_an_append_file_is_used_where_there_is_one(tmp_path: Path) -> None:
     assert read_growing(objects, KEY, 1) == b"2"
     assert objects.children("parts/") == []
     objects.close()
+
+
+def test_parts_are_durable_and_packs_too(bucket: CountingBucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is made of an object is made durable at once."""
+    asked: list[bool] = []
+    for name in ("create", "adopt"):
+        real = getattr(bucket, name)
+
+        def spy(*given: object, sync: bool, real: Callable[..., object] = real) -> object:
+            asked.append(sync)
+            return real(*given, sync=sync)
+
+        monkeypatch.setattr(bucket, name, spy)
+    writer = GrowingWriter(bucket, KEY, buffers=True)
+    for _ in range(PACK):
+        writer.append(b"x", sync=True)
+    assert writer.seal() is True
+    assert asked == [True] * (PACK + 2)
+
+
+def test_what_waits_is_sealed_too(bucket: CountingBucket) -> None:
+    """Sealing writes out what was not written yet; letting go drops it, with the file that it was gathered in."""
+    writer = GrowingWriter(bucket, KEY, buffers=True)
+    writer.append(b"1", sync=True)
+    writer.append(b"2", sync=False)
+    assert writer.seal()
+    assert bucket.read(KEY) == bucket.read(layout.part(KEY, 0, 0)) + bucket.read(layout.part(KEY, 0, 1)) == b"12"
+    other = GrowingWriter(bucket, KEY, buffers=True)
+    other.append(b"3", sync=False)
+    other.close()
+    assert list(bucket.staging().iterdir()) == []
+    assert bucket.requests["create"] == 2
+
+
+def test_whoever_does_not_gather_writes_at_once(bucket: CountingBucket) -> None:
+    """Without gathering, what need not be durable is a part of its own all the same."""
+    writer = GrowingWriter(bucket, KEY, buffers=False)
+    writer.append(b"1", sync=False)
+    writer.append(b"2", sync=False)
+    assert bucket.requests["create"] == 2
+
+
+def test_a_last_part_alone_may_be_missing(bucket: CountingBucket) -> None:
+    """That the last part is not there is as if it had never been; one before it that is not there is damage."""
+    writer = GrowingWriter(bucket, KEY, buffers=True)
+    for number in range(4):
+        writer.append(b"%d," % number, sync=True)
+    bucket.delete(layout.part(KEY, 0, 3))
+    assert GrowingReader(bucket, KEY).read() == writer_content(3)
+    bucket.delete(layout.part(KEY, 0, 1))
+    with pytest.raises(StoreDamaged, match="part 1 of"):
+        GrowingReader(bucket, KEY).size()
+
+
+@pytest.mark.parametrize("last", [PACK, PACK + 1])
+def test_a_part_behind_a_pack_is_read(bucket: CountingBucket, last: int) -> None:
+    """Parts whose pack was made are not asked for; the first one behind them is, also where it is the only one."""
+    writer = GrowingWriter(bucket, KEY, buffers=True)
+    for number in range(last):
+        writer.append(b"%d," % number, sync=True)
+    bucket.requests.clear()
+    reader = GrowingReader(bucket, KEY)
+    assert reader.read() == writer_content(last)
+    assert reader.parts == last
+    assert bucket.requests["read"] == 1 + last - PACK
+
+
+def test_whether_objects_can_grow_is_told_without_making_any(bucket: CountingBucket, tmp_path: Path) -> None:
+    """A store is asked by an object that is there in every store; nothing stays open."""
+    objects = FileStore(tmp_path / "folder")
+    before = len(list(Path("/dev/fd").iterdir()))
+    assert module.can_append(objects) is True
+    assert len(list(Path("/dev/fd").iterdir())) == before
+    assert objects.children("") == [layout.FORMAT]
+    assert module.can_append(bucket) is False
+    objects.close()
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 40])
+def test_objects_are_read_in_order(bucket: CountingBucket, tmp_path: Path, count: int) -> None:
+    """However many there are, they come one after the other; from afar several are read at once, where there are."""
+    for objects, is_far in ((bucket, True), (FileStore(tmp_path / "folder"), False)):
+        keys = [f"k{number}" for number in range(count)]
+        for key in keys:
+            objects.create(key, key.encode(), sync=False)
+        readers = set()
+        for content in module.read_all(Named(objects, readers), tuple(keys)):  # type: ignore[arg-type] # it needs no more
+            assert content == keys.pop(0).encode()
+        assert keys == []
+        assert any(name.startswith("mlp-read") for name in readers) == (is_far and count > 1)
+        assert len(readers) <= 16
+
+
+class Named:
+    """A store that writes down which threads read it."""
+
+    def __init__(self, inner: FileStore, readers: set[str]) -> None:
+        """Wrap a store."""
+        self.local_path = inner.local_path
+        self._inner = inner
+        self._readers = readers
+
+    def read(self, key: str) -> bytes:
+        """Read, and write down who does."""
+        self._readers.add(threading.current_thread().name)
+        time.sleep(0.001)
+        return self._inner.read(key)
+
+
+def test_what_was_kept_is_read_at_any_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In memory or in a file, ranges are what they are in the whole, also empty ones."""
+    for limit in (4, 5, 100):
+        monkeypatch.setattr(module, "_IN_MEMORY", limit)
+        kept = module._Kept()
+        kept.add(b"01234")
+        assert (kept._file is None) == (limit >= 5)
+        kept.add(b"56789")
+        assert kept.size == 10
+        for start in range(11):
+            for end in (*range(11), None):
+                assert kept.read(start, end) == b"0123456789"[start:end]
+
+
+def test_much_is_kept_in_a_file_from_16_mib_on(bucket: CountingBucket) -> None:
+    """What a reader holds in memory has a bound."""
+    writer = GrowingWriter(bucket, KEY, buffers=True)
+    reader = GrowingReader(bucket, KEY)
+    for size, is_file in ((16 * 2**20, False), (1, True)):
+        writer.append(bytes(size), sync=True)
+        reader.size()
+        assert (reader._content._file is not None) == is_file

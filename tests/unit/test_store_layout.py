@@ -18,6 +18,9 @@ def test_keys_are_what_the_format_says() -> None:
     journal = layout.journal(*RUN)
     assert journal == f"{run}journal"
     assert (layout.lock(*RUN), layout.logs(*RUN), layout.lease(*RUN)) == (f"{run}lock", f"{run}logs", f"{run}lease")
+    assert (layout.seal(*RUN), layout.segments(*RUN)) == (f"{run}seal", f"{run}segments/")
+    assert layout.segment(*RUN, "tags-1") == f"{run}segments/tags-1"
+    assert layout.segment(*RUN, "x" * 200).endswith("x" * 200)
     assert layout.part(journal, 1, 3) == "parts/Flow/20260131-094500-123456/journal/1/00000003"
     assert layout.part(journal, 1, 3).startswith(layout.parts_of_run(*RUN))
     assert layout.parts_of_run(*RUN).startswith(layout.parts_of_flow("Flow"))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mlp_core.builtin.file_store import FileStore
-from mlp_core.errors import NotFound, RunLocked, StoreError, StoreFenced
+from mlp_core.errors import NotFound, RunLocked, StoreError, StoreFenced, StoreUnavailable
 from mlp_core.store import Note, RunBegan, RunEnded, Store, layout
 from mlp_core.store.lease import Lease, Pulse
 from mlp_core.store.seal import read_seal
@@ -265,3 +265,91 @@ except StoreFenced as error:
     assert store.run(*RUN).notes == []
     assert store.run(*RUN).status == "lost"
     store.close()
+
+
+def test_a_pulse_lasts_as_long_as_the_lease() -> None:
+    """A driver is there up to the end of its lease, and only while its lock is held and the lease is there."""
+    for taken_at, is_alive in ((100.0, True), (159.9, True), (160.0, False)):
+        assert Pulse(is_locked=True, renewed_at=100.0, taken_at=taken_at).is_alive(60) == is_alive
+    assert not Pulse(is_locked=False, renewed_at=100.0, taken_at=100.0).is_alive(60)
+    assert not Pulse(is_locked=True, renewed_at=None, taken_at=100.0).is_alive(60)
+
+
+@pytest.mark.parametrize(
+    ("away", "computed", "is_over"), [(60, 0, False), (60.5, 0, True), (70, 35, False), (70, 30, True)]
+)
+def test_what_counts_as_away(bucket: CountingBucket, clock: Clock, away: float, computed: float, is_over: bool) -> None:
+    """Longer than the lease, and without having computed for half of that time."""
+    lease = lease_of(bucket, clock)
+    clock.pass_by(away, computed)
+    if is_over:
+        with pytest.raises(StoreFenced):
+            lease.check()
+    else:
+        lease.check()
+
+
+def test_a_lease_counts_from_its_last_renewal(tmp_path: Path, clock: Clock) -> None:
+    """Where creates have no single winner, the message tells how long ago the lease was renewed."""
+    lease = lease_of(CountingBucket(tmp_path / "store", creates_once=False), clock)
+    clock.pass_by(100, 100)
+    lease.renew()
+    for _ in range(2):
+        clock.pass_by(30, 30)
+        lease.check()
+    clock.pass_by(5, 5)
+    with pytest.raises(StoreFenced, match="was stopped for 65 s"):
+        lease.check()
+
+
+def test_the_time_of_the_lock_is_the_lease(tmp_path: Path, clock: Clock) -> None:
+    """Where locks are files, renewing makes the lock's file new, and a file that is gone is the store's failure."""
+    objects = FileStore(tmp_path)
+    key = layout.lock(*RUN)
+    objects.create(key, b"", sync=False)
+    path = objects.local_path(key)
+    assert path is not None
+    os.utime(path, (0, 0))
+    lease = Lease(objects, *RUN, 60, clock=lambda: clock.now, busy=lambda: clock.busy)
+    assert lease.pause == 15
+    lease.renew()
+    assert path.stat().st_mtime > time.time() - 60
+    path.unlink()
+    with pytest.raises(StoreUnavailable, match=r"lock: No such file"):
+        lease.renew()
+    assert objects.children("") == ["flows"]
+    lease.close(remove=True)
+    objects.close()
+
+
+def test_renewing_a_lease_needs_no_sync(bucket: CountingBucket, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease that a power cut takes back is one of a driver that is gone; closing leaves it unless it is to go."""
+    asked: list[tuple[str, bytes, bool]] = []
+    real = bucket.replace
+
+    def spy(key: str, data: bytes, *, sync: bool) -> None:
+        asked.append((key, data, sync))
+        real(key, data, sync=sync)
+
+    monkeypatch.setattr(bucket, "replace", spy)
+    lease = lease_of(bucket, clock)
+    lease.renew()
+    assert asked == [(layout.lease(*RUN), b"", False)]
+    lease.close(remove=False)
+    assert bucket.children(layout.run(*RUN)) == ["lease"]
+    lease.close(remove=True)
+    assert bucket.children(layout.run(*RUN)) == []
+
+
+def test_a_lease_that_cannot_be_removed_stays(bucket: CountingBucket, clock: Clock) -> None:
+    """Readers can do with an old lease of a run that has ended."""
+    lease = Lease(Store.open(bucket, create=True).objects, *RUN, 60, clock=lambda: clock.now, busy=lambda: clock.busy)
+    lease.renew()
+    bucket.failing = {"delete"}
+    lease.close(remove=True)
+    assert bucket.children(layout.run(*RUN)) == ["lease"]
+
+
+def test_a_lease_in_use_holds_up_no_end_of_the_process(bucket: CountingBucket, clock: Clock) -> None:
+    """The thread that renews it ends with the process, whatever it waits for."""
+    assert lease_of(bucket, clock)._thread.daemon

@@ -9,7 +9,7 @@ import pytest
 
 from mlp_core.errors import StoreDamaged
 from mlp_core.store import Note, RunBegan, RunEnded, Store, layout
-from mlp_core.store.records import RunSealed, encode_line
+from mlp_core.store.records import RunSealed, decode_line, encode_line, is_at
 from mlp_core.store.seal import has_lost_its_journal, hash_logs, read_seal, seal_run, unlike_sealed_logs
 from mlp_hookspecs.types import FlowGraph, RunContext, StepNode
 from mlp_reliability.counting import CountingBucket
@@ -88,7 +88,7 @@ def test_what_cannot_be_sealed_is_left_as_it_is(bucket_store: Store, operation: 
 
 def test_a_journal_that_is_not_there_is_not_sealed(any_store: Store) -> None:
     """Without a journal there is nothing that a seal could tell of."""
-    assert not seal_run(any_store.objects, began(RUN[1]), ENDED, None)
+    assert seal_run(any_store.objects, began(RUN[1]), ENDED, None) is False
     assert read_seal(any_store.objects, *RUN) is None
 
 
@@ -147,3 +147,22 @@ def test_a_seal_without_a_log_says_nothing_of_it(any_store: Store) -> None:
     sealed = RunSealed(RunContext(*RUN), 1.0, ENDED, has_driver=True, size=0, digest=digest(b""))
     any_store.objects.create(SEAL, encode_line(sealed, 0), sync=False)
     assert unlike_sealed_logs(any_store.objects, *RUN) == ""
+
+
+def test_sealing_makes_the_log_durable(any_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that died has not done that; the seal is one record, numbered like any other."""
+    writer = any_store.create_run(began, 0.0)
+    writer.log("start/0/0", "stdout", b"printed", 2.0)
+    writer.flush()
+    synced: list[str] = []
+    monkeypatch.setattr(any_store.objects, "sync", synced.extend)
+    assert seal_run(any_store.objects, writer.began, ENDED, writer._file) is True
+    assert synced == [LOGS]
+    line = any_store.objects.read(SEAL)
+    assert line.endswith(b"\n")
+    decoded = decode_line(line[:-1])
+    assert decoded is not None
+    assert decoded[0] == 0
+    assert is_at(line, SEAL)
+    assert not is_at(line, layout.seal("Other", RUN[1]))
+    writer.close()

@@ -117,7 +117,9 @@ def test_a_reference_that_leads_to_no_key_is_refused(tmp_path: Path) -> None:
         (f"file:{readable}", "others may use the file"),
         ("env:SHORT", f"fewer than {SHORTEST_KEY} bytes"),
         (key, "neither env:NAME nor file:PATH"),
-        (f"env:{''}", "neither env:NAME nor file:PATH"),
+        ("env:", "neither env:NAME nor file:PATH"),
+        ("file:", "neither env:NAME nor file:PATH"),
+        (f"other:{tmp_path}", "neither env:NAME nor file:PATH"),
     ):
         with pytest.raises(SettingError, match=message) as caught:
             signer_for(reference, {"SHORT": "k" * (SHORTEST_KEY - 1)})
@@ -137,3 +139,27 @@ def test_signatures_are_watched_at_their_places() -> None:
     assert not watched.are_good
     look(signed(), RECORD)
     assert not watched.are_good
+
+
+def test_a_refusal_says_what_to_do(tmp_path: Path) -> None:
+    """A file that others may read is to be closed to them; for all else the hint tells what a reference looks like."""
+    file = tmp_path / "key"
+    file.write_text("k" * SHORTEST_KEY)
+    for mode in (0o640, 0o604, 0o620):
+        file.chmod(mode)
+        with pytest.raises(SettingError) as caught:
+            signer_for(f"file:{file}")
+        assert caught.value.hint == f"chmod 600 {file}"
+    file.chmod(0o400)
+    assert signer_for(f"file:{file}") is not None
+    with pytest.raises(SettingError, match="cannot be read: No such file or directory") as caught:
+        signer_for(f"file:{tmp_path / 'absent'}")
+    assert "give env:NAME or file:PATH" in caught.value.hint
+
+
+def test_the_process_has_variables_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless others are given, the variables are those of the process."""
+    monkeypatch.setenv("SOME_KEY", "k" * 32)
+    signer = signer_for("env:SOME_KEY")
+    assert signer is not None
+    assert signer.accepts(signed(key=b"k" * 32), PLACE)

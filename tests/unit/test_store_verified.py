@@ -133,3 +133,10 @@ def test_folders_are_made_for_one_user(tmp_path: Path) -> None:
         os.umask(before)
     made = [tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "c"]
     assert [path.stat().st_mode & 0o777 for path in (tmp_path, *made)] == [0o755, 0o700, 0o700, 0o700]
+
+
+def test_nothing_stays_open(tmp_path: Path, file: Path) -> None:
+    """Remembering a file leaves no descriptor behind, also where it fails."""
+    before = len(list(Path("/dev/fd").iterdir()))
+    VerifiedFiles(tmp_path / "known").add(file)
+    assert len(list(Path("/dev/fd").iterdir())) == before
