@@ -135,10 +135,11 @@ def test_launching_does_not_wait_for_the_import(tmp_path: Path) -> None:
 
 def test_leaving_while_requests_are_on_their_way(tmp_path: Path) -> None:
     """A launcher is left at once, though a template has not read what it was sent."""
+    others = set(psutil.Process().children(recursive=True))  # servers of other tests
     with opened(tmp_path, GATE) as bench:
         bench.submit(*(bench.request(f"t{n}", padding=BIG) for n in range(4)))
         wait_until((tmp_path / "importing").exists)
-        below = psutil.Process().children(recursive=True)
+        below = set(psutil.Process().children(recursive=True)) - others
         assert below
     # Who stands by for a killed driver looks around only now and then.
     wait_until(lambda: not any(is_running(process.pid) for process in below))
@@ -338,13 +339,14 @@ def test_lifeline_of_a_driver_that_is_killed(tmp_path: Path, isolation: str) -> 
 
 def test_attempts_of_a_killed_template_end_once(tmp_path: Path) -> None:
     """A template that is killed while its attempts begin and wait loses them once each; later ones run elsewhere."""
+    others = set(psutil.Process().children())  # servers of other tests
     with opened(tmp_path) as bench:
         bench.run(bench.request("warm"))
         rounds = [[bench.request(f"t{k}x{n}", ["sleep"]) for n in range(4)] for k in range(3)]
         for requests in rounds:
             bench.submit(*requests)
             wait_until(lambda first=requests[0]: bench.sink.told(first.id))
-            (guard,) = psutil.Process().children()
+            (guard,) = set(psutil.Process().children()) - others
             (template,) = guard.children()
             template.kill()
             bench.wait_for(*requests)
