@@ -270,8 +270,9 @@ class RunCheck:
             return
         decoded = _decoded(content[:-1]) if content.endswith(b"\n") else None
         sealed = decoded[1] if decoded is not None else None
-        if not content.strip(b"\0"):
-            self._add("note", key, "it has no content, as after a power cut: lists of runs read the journal instead")
+        if not content.rstrip(b"\0").endswith(b"\n"):
+            problem = "it was not written to its end, as after a power cut: lists of runs read the journal instead"
+            self._add("note", key, problem)
         elif not isinstance(sealed, RunSealed):
             self._add("damage", key, "the run's summary is not what was written", "nothing is lost: mlp fsck --repair")
         elif (sealed.run.flow, sealed.run.run_id) != (self._flow, self._run_id):

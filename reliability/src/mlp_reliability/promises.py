@@ -11,6 +11,7 @@ from mlp_core.errors import MlpError
 from mlp_core.store import Store, read_logs
 from mlp_core.store.blobs import Blobs
 from mlp_core.store.verified import VerifiedFiles
+from mlp_core.upkeep.fsck import check_store
 from mlp_reliability.programs import writer
 
 if TYPE_CHECKING:
@@ -79,7 +80,18 @@ def broken(program: Program, root: Path, said: Said) -> list[str]:
     found: list[str] = []
     with noted(found):
         _check(program, root, said)
+        found += _checked(root)
     return found
+
+
+def _checked(root: Path) -> list[str]:
+    """Return what the platform's own check takes for damage."""
+    store = FileStore(root)
+    try:
+        findings = check_store(store).findings
+    finally:
+        store.close()
+    return [f"fsck says of {each.key}: {each.problem}" for each in findings if each.severity == "damage"]
 
 
 @contextmanager
