@@ -41,7 +41,7 @@ ROWS: Final[Mapping[str, Row]] = {
     "simulation": Row(
         "simulation", 2_000, 100_000, "random flows in virtual time, with crashing, hanging and lying workers"
     ),
-    "crashpoints": Row("crashpoints", 200, 10_000, "a process is killed at each system call that touches the store"),
+    "crashpoints": Row("crashpoints", 240, 10_000, "a process is killed at each system call that touches the store"),
     "kills": Row("kills", 60, 1_000, "the driver is killed at a random moment, alone or with its workers"),
     "damage": Row("damage", 500, 10_000, "a stored file is damaged, cut off, exchanged or removed"),
     "faults": Row("faults", 180, 10_000, "the disk fails at any call, is full, or writes less than it was given"),
