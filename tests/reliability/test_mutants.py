@@ -50,6 +50,26 @@ def test_a_change_that_no_test_notices_is_told(tmp_path: Path, monkeypatch: pyte
     assert "2 of 2 mutants live on" in result.violations[2]
 
 
+def test_mutants_are_tried_in_place_and_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a small module all changes are tried, by tests that go through them, and those of classes' fields too."""
+    monkeypatch.setattr(mutants, "TESTS", {"mlp_core.store.checked": ("tests/unit/test_store_checked.py",)})
+    result = run_row("mutants", tmp_path, 100)
+    assert result.violations == []
+    told = result.details["mlp_core.store.checked"]
+    assert told["mutants"] > 10
+    assert told["killed"] == told["mutants"] - len(result.details["survivors"])
+
+
+def test_tests_that_fail_without_a_change_show_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the tests fail by themselves, no mutant counts as noticed."""
+    failing = tmp_path / "test_failing.py"
+    failing.write_text("def test_fails():\n    assert False\n")
+    monkeypatch.setattr(mutants, "TESTS", {"mlp_core.store.checked": (str(failing),)})
+    assert run_row("mutants", tmp_path / "row", 2).violations == [
+        "the tests of mlp_core.store.checked fail without a change"
+    ]
+
+
 @pytest.mark.reliability
 @pytest.mark.timeout(600)
 def test_short_form(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import os
 import pickle
@@ -31,7 +32,10 @@ from mlp_core.store.verified import VerifiedFiles
 from mlp_hookspecs.types import ArtifactPart, ArtifactRef
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    from mlp_core.store import Store
+    from mlp_reliability.counting import CountingBucket
 
 MIB = 2**20
 
@@ -593,3 +597,133 @@ def test_nothing_written_is_an_empty_value(blobs: Blobs) -> None:
     target.part("empty")
     (part,) = target.finish("x").parts
     assert (part.name, part.size, part.data) == ("empty", 0, b"")
+
+
+class Forgetful(FileStore):
+    """A store whose syncs fail where a test says so, and are written down."""
+
+    fails = False
+    synced: tuple[str, ...] = ()
+
+    def sync(self, keys: Sequence[str]) -> None:
+        """Fail, or write down what is to be durable."""
+        if self.fails:
+            raise OSError(errno.EIO, "Input/output error")
+        self.synced += tuple(keys)
+        super().sync(keys)
+
+
+def test_each_blob_is_synced_once(tmp_path: Path, cache: Path) -> None:
+    """What is durable is not synced again, and what could not be made durable is not tried again by itself."""
+    objects = Forgetful(tmp_path / "store")
+    access = Blobs(GuardedObjects(objects), inline_bytes=0, verified=VerifiedFiles(cache))
+
+    def is_doubtful(content: bytes) -> bool:
+        path = objects.local_path(layout.blob(digest(content)))
+        assert path is not None
+        return path.stat().st_mtime == 2**31 - 2
+
+    first = put(access, b"first")
+    access.sync()
+    objects.fails = True
+    with pytest.raises(StoreError):
+        put(access, b"second")
+    objects.fails = False
+    access.sync()
+    assert objects.synced == (layout.blob(first.digest),)
+    assert (is_doubtful(b"first"), is_doubtful(b"second")) == (False, True)
+    put(access, b"second")
+    objects.fails = True
+    with pytest.raises(StoreError):
+        put(access, b"third")
+    assert [is_doubtful(content) for content in (b"first", b"second", b"third")] == [False, False, True]
+    objects.close()
+
+
+def test_blobs_are_made_durable_together(objects: FileStore, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moving a blob in syncs nothing by itself; `sync` does, for all of them at once."""
+    asked: list[bool] = []
+    real = objects.adopt
+
+    def spy(source: Path, key: str, *, sync: bool) -> None:
+        asked.append(sync)
+        real(source, key, sync=sync)
+
+    monkeypatch.setattr(objects, "adopt", spy)
+    put(Blobs(objects, inline_bytes=0, verified=VerifiedFiles(cache)), b"content")
+    assert asked == [False]
+
+
+@pytest.mark.parametrize(("age", "is_touched"), [(3500, False), (3700, True)])
+def test_a_blob_is_new_for_an_hour(
+    objects: FileStore,
+    blobs: Blobs,
+    hashed: list[Path],
+    age: float,
+    is_touched: bool,  # a parameter of the test
+) -> None:
+    """A younger blob is left alone; an older one is made new and stays verified; neither is written again."""
+    ref = put(blobs, pattern(1000))
+    path = objects.local_path(layout.blob(ref.digest))
+    then = time.time() - age
+    os.utime(path, (then, then))
+    number = path.stat().st_ino
+    assert put(blobs, pattern(1000)) == ref
+    assert path.stat().st_ino == number
+    assert (path.stat().st_mtime > time.time() - 60) == is_touched
+    assert blobs.source(ref).buffer() == pattern(1000)
+    assert len(hashed) == 1
+
+
+def test_from_afar_an_intact_blob_is_reused_while_it_is_new(bucket_store: Store, bucket: CountingBucket) -> None:
+    """Where there are no local files, size and age decide: what is new is not uploaded again, what is old is."""
+    blobs = bucket_store.blobs(inline_bytes=0)
+    ref = put(blobs, pattern(1000))
+    key = layout.blob(ref.digest)
+    assert bucket.requests["adopt"] == 1
+    assert put(blobs, pattern(1000)) == ref
+    assert bucket.requests["adopt"] == 1
+    assert blobs.holds(ref.digest, 1000) is True
+    assert blobs.holds(ref.digest, 999) is False
+    assert blobs.holds(digest(b"absent"), 1) is False
+    for _ in range(2):
+        os.utime(bucket.root / key, (0, 0))
+        assert put(blobs, pattern(1000)) == ref
+    assert bucket.requests["adopt"] == 3
+    os.utime(bucket.root / key, (0, 0))
+    assert blobs.holds(ref.digest, 1000) is True
+    assert list(bucket.staging().iterdir()) == []
+
+
+def test_what_formats_get_of_a_blob_is_the_blob_itself(objects: FileStore, blobs: Blobs) -> None:
+    """A local file is not copied: its path is the blob's, or a link to it in a folder that goes with the access."""
+    ref = put(blobs, pattern(1000))
+    path = objects.local_path(layout.blob(ref.digest))
+    assert blobs.verified_path(ref.digest, 1000) == path
+    assert blobs.source(ref).local_path() == path
+    target = blobs.target("folder")
+    target.part("a/b").write([pattern(1000)])
+    target.part("a/c").write([b"small"])
+    access = Blobs(objects, verified=VerifiedFiles(None))
+    made = access.source(target.finish("x")).local_path()
+    assert (made / "a" / "b").readlink() == path
+    assert (made / "a" / "c").read_bytes() == b"small"
+    del access
+    gc.collect()
+    assert not made.exists()
+
+
+def test_a_folder_is_checked_before_it_is_made(blobs: Blobs) -> None:
+    """Parts that are not those of the value are found for a folder too."""
+    target = blobs.target("folder")
+    target.part("a").write([b"1"])
+    target.part("b").write([b"2"])
+    ref = target.finish("x")
+    with pytest.raises(StoreDamaged, match="list of parts"):
+        blobs.source(attrs.evolve(ref, parts=ref.parts[:1])).local_path()
+
+
+def test_the_inline_limit_is_8_kib(objects: FileStore, cache: Path) -> None:
+    """Unless another is given."""
+    access = Blobs(objects, verified=VerifiedFiles(cache))
+    assert [put(access, pattern(size)).data is not None for size in (8192, 8193)] == [True, False]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
@@ -52,7 +53,6 @@ from mlp_hookspecs.types import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 REF = ArtifactRef(
     "pickle", "sha256-" + "0" * 64, 3, "int", b"\x00\xff\n", (ArtifactPart("p", "d", 1, b"x"),), {"a": "b"}
@@ -278,7 +278,9 @@ def test_a_journal_in_a_store_is_written_and_read(tmp_path: Path) -> None:
     writer.write(RECORDS[:3], sync=False)
     writer.write(RECORDS[3:], sync=True)
     assert writer.number == len(RECORDS)
+    before = len(list(Path("/dev/fd").iterdir()))
     writer.close()
+    assert len(list(Path("/dev/fd").iterdir())) == before - 1
     assert records_of(read_journal(objects, "j")) == list(RECORDS)
     assert records_of(read_journal(objects, "j")) == list(RECORDS)
 

@@ -1,9 +1,9 @@
 """The row ``mutants``: small changes to the code that decides, each of which a test must notice.
 
 A mutant is a module with one change: another comparison, a condition turned round, a statement left out, a number one
-higher. Its source lies in a folder of its own; the tests run in processes that import it from there, and so do all that
-they start. Texts are not changed: what a message says is not what is measured here. A mutant that no test notices is
-either explained in a table, or a violation.
+higher. Most are tried in place, see `mlp_reliability.in_place`. For the rest the changed source lies in a folder of its
+own; the tests run in processes that import it from there, and so do all that they start. Texts are not changed: what a
+message says is not what is measured here. A mutant that no test notices is either explained in a table, or a violation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from mlp_reliability.processes import in_parallel
+from mlp_reliability.processes import in_parallel, jobs
 from mlp_reliability.result import Result
 
 if TYPE_CHECKING:
@@ -41,6 +41,46 @@ TESTS: Final[Mapping[str, tuple[str, ...]]] = {
     "mlp_core.plugins": ("tests/contract/test_isolation.py", "tests/unit/test_plugins.py"),
     "mlp_core.plugin_checks": ("tests/unit/test_plugin_checks.py", "tests/contract/test_isolation.py"),
     "mlp_core.hook_calls": ("tests/unit/test_hook_calls.py", "tests/contract/test_claims.py"),
+    "mlp_core.store.blobs": ("tests/unit/test_store_blobs.py", "tests/unit/test_store_bucket.py"),
+    "mlp_core.store.cache": ("tests/unit/test_store_cache.py", "tests/unit/test_store_bucket.py"),
+    "mlp_core.store.checked": ("tests/unit/test_store_checked.py",),
+    "mlp_core.store.content": ("tests/unit/test_store_content.py", "tests/unit/test_store_blobs.py"),
+    "mlp_core.store.faults": ("tests/unit/test_store_faults.py", "tests/unit/test_store_store.py"),
+    "mlp_core.store.growing": ("tests/unit/test_store_growing.py",),
+    "mlp_core.store.index": (
+        "tests/unit/test_store_index.py",
+        "tests/unit/test_store_bucket.py",
+        "tests/unit/test_hostile_records.py",
+    ),
+    "mlp_core.store.journal": ("tests/unit/test_store_journal.py",),
+    "mlp_core.store.layout": ("tests/unit/test_store_layout.py",),
+    "mlp_core.store.lease": ("tests/unit/test_store_lease.py",),
+    "mlp_core.store.logs": ("tests/unit/test_store_logs.py",),
+    "mlp_core.store.records": (
+        "tests/unit/test_store_records.py",
+        "tests/unit/test_store_journal.py",
+        "tests/unit/test_store_seal.py",
+        "tests/unit/test_hostile_records.py",
+    ),
+    "mlp_core.store.references": ("tests/unit/test_upkeep_references.py",),
+    "mlp_core.store.seal": ("tests/unit/test_store_seal.py",),
+    "mlp_core.store.segments": (
+        "tests/unit/test_store_runs.py",
+        "tests/unit/test_store_store.py",
+        "tests/unit/test_hostile_records.py",
+    ),
+    "mlp_core.store.signing": ("tests/unit/test_store_signing.py",),
+    "mlp_core.store.state": ("tests/unit/test_store_state.py", "tests/unit/test_hostile_records.py"),
+    "mlp_core.store.store": (
+        "tests/unit/test_store_runs.py",
+        "tests/unit/test_store_store.py",
+        "tests/unit/test_store_lease.py",
+        "tests/unit/test_store_bucket.py",
+        "tests/unit/test_store_seal.py",
+        "tests/unit/test_hostile_records.py",
+    ),
+    "mlp_core.store.target": ("tests/unit/test_store_target.py", "tests/unit/test_store_blobs.py"),
+    "mlp_core.store.verified": ("tests/unit/test_store_verified.py",),
 }
 """The modules, and the tests that must notice; the quickest first."""
 
@@ -188,8 +228,8 @@ def _change(node: ast.AST, choice: int) -> str | None:  # noqa: C901, PLR0911 # 
             node.value = number + 1
             return f"{number + 1} instead"
         case ast.Return():
-            if node.value is None or (isinstance(node.value, ast.Constant) and node.value.value is None):
-                return None
+            if node.value is None or (isinstance(node.value, ast.Constant) and not node.value.value):
+                return None  # which is as false
             node.value = ast.Constant(None)
             return "None returned"
     places = [(block, position) for block in _blocks(node) for position in _removable(block)]
@@ -205,11 +245,13 @@ def run(n: int, seed: int, folder: Path) -> Result:
     if n < len(mutants):
         mutants = random.Random(seed).sample(mutants, n)
     explained: dict[str, str] = json.loads(_EXPLAINED.read_text()) if _EXPLAINED.exists() else {}
+    survivors: list[Mutant] = []
     for module in TESTS:
-        if not _passes(Mutant(module, 0, "none", _source(module).read_text(encoding="utf-8")), folder / module):
+        drawn = [mutant for mutant in mutants if mutant.module == module]
+        found = _survivors(module, drawn, folder / module) if drawn else []
+        if found is None:
             return Result("mutants", n, seed, [f"the tests of {module} fail without a change"])
-    killed = in_parallel(lambda pair: not _passes(pair[1], folder / str(pair[0])), list(enumerate(mutants)))
-    survivors = [mutant for mutant, is_killed in zip(mutants, killed, strict=True) if not is_killed]
+        survivors += found
     violations = [
         f"{mutant.module}:{mutant.line}: no test notices: {mutant.change}"
         for mutant in survivors
@@ -218,6 +260,30 @@ def run(n: int, seed: int, folder: Path) -> Result:
     if len(survivors) > _MOST_SURVIVORS * len(mutants):
         violations.append(f"{len(survivors)} of {len(mutants)} mutants live on, more than {_MOST_SURVIVORS:.0%}")
     return Result("mutants", n, seed, violations, _details(mutants, survivors, explained))
+
+
+def _survivors(module: str, mutants: list[Mutant], folder: Path) -> list[Mutant] | None:
+    """Return which mutants of a module no test notices; None where its tests fail without a change."""
+    folder.mkdir(parents=True)
+    file = _source(module)
+    every = [mutant.source for mutant in mutants_of(module, file.read_text(encoding="utf-8"))]
+    numbers = [every.index(mutant.source) for mutant in mutants]
+    job = {"module": module, "file": str(file), "numbers": numbers, "tests": TESTS[module], "jobs": jobs()}
+    (folder / "job.json").write_text(json.dumps(job))
+    out = folder / "verdicts.json"
+    command = [sys.executable, "-m", "mlp_reliability.in_place", str(folder / "job.json"), str(out)]
+    subprocess.run(command, cwd=_ROOT, env=_environment(), capture_output=True, check=False)
+    verdicts: list[str] = json.loads(out.read_text()) if out.exists() else []
+    if len(verdicts) < len(mutants):
+        return None
+    elsewhere = [number for number, verdict in enumerate(verdicts) if verdict == "elsewhere"]
+    for number, passes in zip(
+        elsewhere,
+        in_parallel(lambda number: _passes(mutants[number], folder / f"elsewhere{number}"), elsewhere),
+        strict=True,
+    ):
+        verdicts[number] = "survived" if passes else "killed"
+    return [mutant for mutant, verdict in zip(mutants, verdicts, strict=True) if verdict == "survived"]
 
 
 def _details(mutants: list[Mutant], survivors: list[Mutant], explained: Mapping[str, str]) -> dict[str, Any]:
@@ -236,18 +302,18 @@ def _source(module: str) -> Path:
     return _ROOT.joinpath(*module.split(".")).with_suffix(".py")
 
 
+def _environment() -> dict[str, str]:
+    """Return the environment in which changed modules are imported from elsewhere."""
+    path = [str(Path(__file__).parent / "planting"), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
 def _passes(mutant: Mutant, folder: Path) -> bool:
     """Tell whether the tests pass with a mutant; what ends the process or takes too long does not."""
     folder.mkdir(parents=True)
     file = folder / "mutant.py"
     file.write_text(mutant.source)
-    planting = str(Path(__file__).parent / "planting")
-    environment = {
-        **os.environ,
-        VARIABLE: f"{mutant.module}={file}",
-        "PYTHONPATH": os.pathsep.join(filter(None, [planting, os.environ.get("PYTHONPATH", "")])),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
+    environment = {**_environment(), VARIABLE: f"{mutant.module}={file}"}
     plugin = "mlp_reliability.planting.quick_failures"
     options = ["-x", "-q", "-p", "no:cacheprovider", "-p", plugin, "--hypothesis-seed", "1"]
     options += ["--basetemp", str(folder / "tests")]

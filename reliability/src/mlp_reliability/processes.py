@@ -25,8 +25,13 @@ _Out = TypeVar("_Out")
 
 def in_parallel(work: Callable[[_In], _Out], items: Iterable[_In]) -> list[_Out]:
     """Return what a function makes of items, which it takes two at a time unless the environment says otherwise."""
-    with ThreadPoolExecutor(int(os.environ.get(JOBS, "2"))) as pool:
+    with ThreadPoolExecutor(jobs()) as pool:
         return list(pool.map(work, items))
+
+
+def jobs() -> int:
+    """Return how many rounds of a row go on side by side."""
+    return int(os.environ.get(JOBS, "2"))
 
 
 def marked(canary: str) -> list[int]:

@@ -55,6 +55,7 @@ ROWS: Final[Mapping[str, Row]] = {
     ),
     "canaries": Row("canaries", 200, 1_000, "secrets that steps print, raise and hand on, and what is left of them"),
     "requests": Row("request_counts", 10_000, 10_000, "requests on a bucket for a large run and for lists, counted"),
+    "branches": Row("branches", 1, 1, "every branch of the code that decides is reached by its unit tests"),
     "mutants": Row("mutants", 20, 10_000, "changed code, which the tests have to notice"),
 }
 """The rows by name; their modules are imported when they are run."""
