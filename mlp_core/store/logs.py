@@ -224,7 +224,7 @@ class LogReader:
                 window = self._content.read(start, min(end, start + _WINDOW))
                 # A power cut may leave a file its new length and not its new content.
                 ends_in_zeros = end == size and self._content.read(end - 1, end) == b"\0"
-                yield start, end, len(window) < _HEADER_SIZE or _may_be_unfinished(window, 0) or ends_in_zeros
+                yield start, end, _may_be_unfinished(window, 0) or ends_in_zeros
 
 
 def _frame_at(window: bytes, position: int) -> tuple[str, Stream, float, int] | None:
@@ -252,6 +252,8 @@ def _next_intact(window: bytes, start: int) -> int | None:
 
 def _may_be_unfinished(window: bytes, position: int) -> bool:
     """Tell whether what is at a position may be the beginning of a frame of which the rest is not there yet."""
+    if len(window) - position < _HEADER_SIZE:
+        return _MAGIC.startswith(window[position : position + len(_MAGIC)])
     magic, _ = _HEAD.unpack_from(window, position)
     attempt_length, length, _, _ = _BODY.unpack_from(window, position + _HEAD.size)
     end = position + _HEADER_SIZE + attempt_length + length

@@ -188,3 +188,14 @@ def test_zeros_at_the_end_are_unfinished() -> None:
     reader = LogReader(MemoryObjects(first[:-1] + b"x" + second), "log")  # type: ignore[arg-type] # as above
     reader.refresh()
     assert list(reader.gaps()) == [(0, len(first), False)]
+
+
+@pytest.mark.parametrize(("left", "is_unfinished"), [(b"hello", False), (b"\xf5m", True), (b"\xf5mlp\1", True)])
+def test_what_is_too_short_for_a_frame_is_unfinished_only_if_it_begins_like_one(
+    left: bytes,
+    is_unfinished: bool,  # a parameter of the test
+) -> None:
+    """Otherwise something else lies there."""
+    reader = LogReader(MemoryObjects(left), "log")  # type: ignore[arg-type] # as above
+    assert not reader.refresh()
+    assert list(reader.gaps()) == [(0, len(left), is_unfinished)]

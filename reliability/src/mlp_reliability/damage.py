@@ -169,7 +169,7 @@ def _round(intact: _Intact, folder: Path, seed: int, number: int) -> _Found:
     keys = _HARMS[how](chance, place.store, key, intact)
     found = _Found(how, kind)
     try:
-        violations = _in_one(_read_damaged(intact, place, key, how))
+        violations = _in_one(_read_damaged(intact, place, keys, how))
         violations += _check_damaged(intact, place, keys, found)
         if number % _RERUNS == 0:
             found.is_rerun = True
@@ -182,16 +182,17 @@ def _round(intact: _Intact, folder: Path, seed: int, number: int) -> _Found:
     return found
 
 
-def _read_damaged(intact: _Intact, place: Place, key: str, how: str) -> dict[str, str]:
+def _read_damaged(intact: _Intact, place: Place, keys: list[str], how: str) -> dict[str, str]:
     """Read everything; return what is wrong and not told, of what can be known."""
     now = read_everything(place, intact.runs)
     found = wrong(intact.readings, now)
+    key = keys[0]
     if how == "deletion" and ("/segments/" in key or key.endswith("/active.json")):
         return {}  # nobody counts what others add to a run; and what was taken out of service has no active version
     if f"/{intact.lost}/" in key and how in ("deletion", "truncation"):
         # Of a run that was cut off, nobody can know how far its files had come.
         return {path: said for path, said in found.items() if intact.lost not in path}
-    if key.endswith(f"/{intact.lost}/logs"):
+    if any(key.endswith(f"/{intact.lost}/logs") for key in keys):
         # Nor whether the last thing in its log was written to its end.
         return {path: said for path, said in found.items() if not _is_cut_off(intact.readings[path], now.get(path))}
     return found
