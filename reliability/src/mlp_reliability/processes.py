@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
 
 CANARY: Final = "MLP_RELIABILITY_CANARY"
 """The environment variable that marks the processes of one place."""
@@ -27,6 +30,24 @@ def in_parallel(work: Callable[[_In], _Out], items: Iterable[_In]) -> list[_Out]
     """Return what a function makes of items, which it takes two at a time unless the environment says otherwise."""
     with ThreadPoolExecutor(jobs()) as pool:
         return list(pool.map(work, items))
+
+
+def in_processes(work: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
+    """Iterate over what a function makes of items, in their order, in as many processes as `in_parallel` has threads.
+
+    Items may go on forever: only few are taken up before what was made of the first of them is looked at.
+    """
+    with ProcessPoolExecutor(jobs(), multiprocessing.get_context("spawn")) as pool:
+        waiting: deque[Future[_Out]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > jobs():
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def jobs() -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 import hypothesis
@@ -18,6 +19,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from mlp_reliability.machine.history import Counts
 from mlp_reliability.machine.rules import StoreMachine
+from mlp_reliability.processes import in_processes
 from mlp_reliability.promises import own_environment
 from mlp_reliability.result import Result
 
@@ -35,17 +37,21 @@ def run(n: int, seed: int, folder: Path) -> Result:
     """Take `n` steps, in batches of which each may find one violation."""
     violations: list[str] = []
     counts = Counts()
-    batch = 0
     with own_environment(folder):
-        while counts.steps < n:
-            violations += _run_batch(random.Random(f"{seed} {batch}").randrange(2**32), folder / f"{batch}", counts)
-            batch += 1
+        batches = ((random.Random(f"{seed} {batch}").randrange(2**32), folder / f"{batch}") for batch in count())
+        for told, counted in in_processes(_run_batch, batches):
+            violations += told
+            counts.join(counted)
+            if counts.steps >= n:
+                break
     details = {"steps": counts.steps, "examples": counts.examples, **dict(sorted(counts.rules.items()))}
     return Result("machine", n, seed, violations, details)
 
 
-def _run_batch(seed: int, folder: Path, counts: Counts) -> list[str]:
-    """Run some examples, and return the violation that they found, if any, with the steps that lead to it."""
+def _run_batch(batch: tuple[int, Path]) -> tuple[list[str], Counts]:
+    """Run some examples; return the violation that they found, if any, with the steps that lead to it, and counts."""
+    seed, folder = batch
+    counts = Counts()
 
     class Machine(StoreMachine):
         """A machine of this batch."""
@@ -62,7 +68,6 @@ def _run_batch(seed: int, folder: Path, counts: Counts) -> list[str]:
         suppress_health_check=list(HealthCheck),
         print_blob=False,
     )
-    counts.failures.clear()
     factory: Any = hypothesis.seed(seed)(Machine)
     try:
         with with_reporter(lambda _: None):
@@ -70,5 +75,5 @@ def _run_batch(seed: int, folder: Path, counts: Counts) -> list[str]:
     except Exception as error:  # noqa: BLE001 # whatever a rule raises is what was found
         # The shortest history that hypothesis found; or, of something that does not happen each time, the only one.
         shortest = min(counts.failures, key=len, default=f"{type(error).__name__}: {error}")
-        return [f"batch seed {seed}: {shortest}"]
-    return []
+        return [f"batch seed {seed}: {shortest}"], counts
+    return [], counts

@@ -75,6 +75,13 @@ class Counts:
         self.steps += 1
         self.rules[name] = self.rules.get(name, 0) + 1
 
+    def join(self, others: Counts) -> None:
+        """Add what was done elsewhere; what went wrong there is not of interest."""
+        self.steps += others.steps
+        self.examples += others.examples
+        for name, often in others.rules.items():
+            self.rules[name] = self.rules.get(name, 0) + often
+
 
 def step(name: str, **drawn: SearchStrategy[Any]) -> Callable[[Callable[..., None]], Any]:
     """Make a rule of a method: it is counted, and what goes wrong in it is kept with the steps before it."""

@@ -11,13 +11,18 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from mlp_reliability.processes import in_processes
 from mlp_reliability.result import Result
 from mlp_reliability.simulation.history import History
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_PART: Final = 250
+"""How many runs a process makes at a time."""
 
 _COMPARED: Final = 50
 """How many runs are made again, in this process and in another, to compare their logs."""
@@ -27,13 +32,11 @@ def run(n: int, seed: int, folder: Path) -> Result:
     """Simulate `n` runs."""
     del folder  # everything is in memory
     violations: list[str] = []
-    counts: dict[str, int] = {}
-    for number in range(n):
-        history = History(run_seed(seed, number))
-        history.play()
-        violations += [f"run {number}: {violation}" for violation in history.violations]
-        for name, count in history.counts.items():
-            counts[name] = counts.get(name, 0) + count
+    counts: Counter[str] = Counter()
+    parts = [(seed, range(start, min(start + _PART, n))) for start in range(0, n, _PART)]
+    for told, counted in in_processes(_play, parts):
+        violations += told
+        counts.update(counted)
     compared = min(n, _COMPARED)
     here = trace(seed, compared)
     if trace(seed, compared) != here:
@@ -41,6 +44,19 @@ def run(n: int, seed: int, folder: Path) -> Result:
     if _trace_elsewhere(seed, compared) != here:
         violations.append(f"the first {compared} runs have another log in a process with another hash seed")
     return Result("simulation", n, seed, violations, {**counts, "logs compared": compared})
+
+
+def _play(part: tuple[int, range]) -> tuple[list[str], dict[str, int]]:
+    """Simulate some of the runs of a seed; return what broke, and what happened how often."""
+    seed, numbers = part
+    violations: list[str] = []
+    counts: Counter[str] = Counter()
+    for number in numbers:
+        history = History(run_seed(seed, number))
+        history.play()
+        violations += [f"run {number}: {violation}" for violation in history.violations]
+        counts.update(history.counts)
+    return violations, counts
 
 
 def run_seed(seed: int, number: int) -> int:
