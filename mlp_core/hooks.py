@@ -296,10 +296,17 @@ class Hooks:
         call = self._owner("mlp_resolve_environment", spec.backend)
         return call.expect(EnvironmentLock, call.run(spec, tuple(platforms), passing=(OSError, ValueError)))
 
-    def provision_environment(self, lock: EnvironmentLock, root: Path) -> ProvisionedEnvironment:
+    def bundle_environment(self, lock: EnvironmentLock, platform: str, folder: Path) -> Sequence[str]:
+        """Return the files that a lock needs, in a folder; ValueError or OSError where they cannot be had."""
+        call = self._owner("mlp_bundle_environment", lock.backend)
+        return call.expect_items(str, call.run(lock, platform, folder, passing=(OSError, ValueError)))
+
+    def provision_environment(
+        self, lock: EnvironmentLock, root: Path, packages: Path | None = None
+    ) -> ProvisionedEnvironment:
         """Return the interpreter of a lock; OSError where it cannot be made."""
         call = self._owner("mlp_provision_environment", lock.backend)
-        return call.expect(ProvisionedEnvironment, call.run(lock, root, passing=(OSError,)))
+        return call.expect(ProvisionedEnvironment, call.run(lock, root, packages, passing=(OSError,)))
 
     def fetch_secret(self, reference: str) -> Mapping[str, str]:
         """Return the variables of a secret; OSError where it cannot be fetched."""
@@ -399,8 +406,10 @@ class Hooks:
         call = self._owners.get((hook, name))
         if call is None:
             plugin, _ = self._names.backend(str(HOOKS[hook].kind), name)
-            call = next(call for call in self._calls[hook] if call.plugin == plugin)
-            self._owners[hook, name] = call
+            found = next((call for call in self._calls[hook] if call.plugin == plugin), None)
+            if found is None:
+                raise PluginError(f"plugin {plugin} provides {name!r}, but does not implement {hook}")
+            call = self._owners[hook, name] = found
         return call
 
     # ---------------------------------------------------------------------------------------- wraps and events

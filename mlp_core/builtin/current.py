@@ -10,7 +10,6 @@ from mlp_hookspecs import Backend, EnvironmentLock, EnvironmentSpec, Provisioned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 
 @hookimpl
@@ -27,6 +26,6 @@ def mlp_resolve_environment(spec: EnvironmentSpec, platforms: Sequence[str]) -> 
 
 
 @hookimpl
-def mlp_provision_environment(lock: EnvironmentLock, root: Path) -> ProvisionedEnvironment:  # noqa: ARG001 # the hook's signature
+def mlp_provision_environment() -> ProvisionedEnvironment:
     """Return this interpreter."""
     return ProvisionedEnvironment(python=sys.executable, has_platform=True)

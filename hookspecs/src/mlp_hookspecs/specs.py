@@ -76,6 +76,7 @@ HOOKS: Final[Mapping[str, HookInfo]] = {
     "mlp_plan_step": HookInfo("collect", "driver"),
     "mlp_open_store": HookInfo("claim", "both", "store"),
     "mlp_resolve_environment": HookInfo("claim", "driver", "environment"),
+    "mlp_bundle_environment": HookInfo("claim", "driver", "environment"),
     "mlp_provision_environment": HookInfo("claim", "host", "environment"),
     "mlp_fetch_secret": HookInfo("claim", "host", "secret"),
     "mlp_open_launcher": HookInfo("claim", "driver", "launcher"),
@@ -260,7 +261,8 @@ def mlp_resolve_environment(spec: EnvironmentSpec, platforms: Sequence[str]) -> 
     """Turn a requirement into an exact lock.
 
     **Mode**: claim by ``spec.backend``. **Where**: driver. **When**: before the first task, once for each distinct
-    requirement of a run. The same requirement gives the same lock as long as the index does.
+    requirement that the store has no lock of yet. The same requirement gives the same lock as long as the index does.
+    Where the requirement has a base, the lock keeps every pin of it.
 
     Parameters
     ----------
@@ -292,11 +294,54 @@ def mlp_resolve_environment(spec: EnvironmentSpec, platforms: Sequence[str]) -> 
 
 
 @hookspec
-def mlp_provision_environment(lock: EnvironmentLock, root: Path) -> ProvisionedEnvironment | None:
+def mlp_bundle_environment(lock: EnvironmentLock, platform: str, folder: Path) -> Sequence[str] | None:
+    """Put the very files that a lock names into a folder, so that the environment can be made without a network.
+
+    **Mode**: claim by ``lock.backend``. **Where**: driver and command line. **When**: on request, and without a
+    platform right after resolving a lock that has packages of its own. Each file is verified against the lock.
+
+    Parameters
+    ----------
+    lock : EnvironmentLock
+        The lock.
+    platform : str
+        The platform to take them for, such as ``linux-64``; empty for the lock's own packages alone.
+    folder : pathlib.Path
+        An empty folder to put them into.
+
+    Returns
+    -------
+    sequence of str
+        The files, relative to the folder; None is an error, blamed on the plugin.
+
+    Raises
+    ------
+    ValueError
+        Where the lock does not hold for the platform, or a package is not published for it.
+    OSError
+        Where a file cannot be had.
+
+    Examples
+    --------
+    >>> from mlp_hookspecs import hookimpl
+    >>> class Plugin:
+    ...     @hookimpl
+    ...     def mlp_bundle_environment(self, lock, platform, folder):
+    ...         (folder / "tool-1.0.tar.gz").write_bytes(b"...")
+    ...         return ("tool-1.0.tar.gz",)
+    """
+
+
+@hookspec
+def mlp_provision_environment(
+    lock: EnvironmentLock, root: Path, packages: Path | None
+) -> ProvisionedEnvironment | None:
     """Make the interpreter that a lock describes.
 
     **Mode**: claim by ``lock.backend``. **Where**: the host where the step runs, before the worker. **When**: before
-    the first task there that needs it. Idempotent by ``lock.digest`` and safe when many start at once.
+    the first task there that needs it. Idempotent by ``lock.digest`` and safe when many start at once; what steps run
+    in is not written to afterwards, so that an environment is best left read-only: the core lets interpreters keep
+    their bytecode elsewhere.
 
     Parameters
     ----------
@@ -304,6 +349,9 @@ def mlp_provision_environment(lock: EnvironmentLock, root: Path) -> ProvisionedE
         The lock.
     root : pathlib.Path
         The host's folder for environments; make yours below it, named by the digest.
+    packages : pathlib.Path or None
+        A folder with the files of a bundle for this platform, as `mlp_bundle_environment` put them there; then no
+        network is needed. With the lock's own packages alone where it was not bundled; None where there is neither.
 
     Returns
     -------
@@ -321,7 +369,7 @@ def mlp_provision_environment(lock: EnvironmentLock, root: Path) -> ProvisionedE
     >>> from mlp_hookspecs import ProvisionedEnvironment, hookimpl
     >>> class Plugin:
     ...     @hookimpl
-    ...     def mlp_provision_environment(self, lock, root):
+    ...     def mlp_provision_environment(self, lock, root, packages):
     ...         return ProvisionedEnvironment(python=sys.executable, has_platform=True)
     """
 

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from typing import Final
 
-CONTRACT_VERSION: Final = "0.2.0"
+CONTRACT_VERSION: Final = "0.3.0"
 """The version of the distribution mlp-hookspecs."""

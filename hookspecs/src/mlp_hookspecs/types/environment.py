@@ -17,28 +17,6 @@ An environment backend adds these requirements to every environment that it reso
 
 
 @attrs.frozen
-class EnvironmentSpec:
-    """What a step asks of its interpreter.
-
-    Attributes
-    ----------
-    backend : str
-        The environment backend that understands the requirement.
-    requirement : mapping of str to JSON
-        The requirement in the backend's own terms.
-    """
-
-    backend: str
-    requirement: Mapping[str, Json] = attrs.field(factory=dict, converter=frozen_map)
-
-    @property
-    def digest(self) -> str:
-        """Identity of the requirement, as ``sha256-<64 hex digits>``: equal requirements have equal digests."""
-        text = json.dumps([self.backend, dict(self.requirement)], sort_keys=True, separators=(",", ":"))
-        return "sha256-" + hashlib.sha256(text.encode()).hexdigest()
-
-
-@attrs.frozen
 class EnvironmentLock:
     """The exact answer to a requirement.
 
@@ -52,17 +30,53 @@ class EnvironmentLock:
         The interpreter's version, as ``3.12`` or ``3.12.1``.
     platforms : tuple of str
         The platforms it holds for, such as ``linux-64``; empty where it holds for any.
+    packages : mapping of str to str
+        Exact version by package, for people and for comparing two locks; where platforms differ, the versions of all
+        of them, with commas between. It is no part of the lock's identity.
+    has_own_packages : bool
+        Whether it has packages that can be had on the host that resolved it and nowhere else, such as one that was
+        built from the project's source. They are stored with the lock.
     """
 
     backend: str
     content: str
     python: str
     platforms: tuple[str, ...] = ()
+    packages: Mapping[str, str] = attrs.field(factory=dict, converter=frozen_map)
+    has_own_packages: bool = False
 
     @property
     def digest(self) -> str:
         """Identity of the lock, as ``sha256-<64 hex digits>``."""
         text = json.dumps([self.backend, self.content])
+        return "sha256-" + hashlib.sha256(text.encode()).hexdigest()
+
+
+@attrs.frozen
+class EnvironmentSpec:
+    """What a step asks of its interpreter.
+
+    Attributes
+    ----------
+    backend : str
+        The environment backend that understands the requirement.
+    requirement : mapping of str to JSON
+        The requirement in the backend's own terms.
+    base : EnvironmentLock or None
+        The environment that the requirement is added to; every package in it keeps its exact version.
+    """
+
+    backend: str
+    requirement: Mapping[str, Json] = attrs.field(factory=dict, converter=frozen_map)
+    base: EnvironmentLock | None = None
+
+    @property
+    def digest(self) -> str:
+        """Identity of the requirement, as ``sha256-<64 hex digits>``: equal requirements have equal digests."""
+        parts: list[Json] = [self.backend, dict(self.requirement)]
+        if self.base is not None:
+            parts.append(self.base.digest)
+        text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
         return "sha256-" + hashlib.sha256(text.encode()).hexdigest()
 
 

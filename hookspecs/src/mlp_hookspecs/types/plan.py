@@ -96,6 +96,12 @@ class StepPlan:
         The format by name for artifacts by name.
     secrets : tuple of str
         References of secrets to be fetched on the host where the step runs.
+    environment_name : str or None
+        An environment that is there already, by its name, a task's pathspec or its lock's digest: the step runs in it,
+        or in what `environment` adds to it.
+    environment_at_exec : bool or None
+        Whether that name is looked up when a task starts rather than when the run does. Then ``{run_id}``,
+        ``{flow_name}``, ``{step_name}``, ``{task_id}`` and the names of parameters in it are replaced by their values.
     """
 
     launcher: str | None = None
@@ -110,6 +116,8 @@ class StepPlan:
     concurrency: int | None = None
     formats: Mapping[str, str] = attrs.field(factory=dict, converter=frozen_map)
     secrets: tuple[str, ...] = ()
+    environment_name: str | None = None
+    environment_at_exec: bool | None = None
 
 
 FailureKind = Literal["exception", "timeout", "killed", "exit", "artifact", "plugin", "system", "cancelled"]

@@ -44,7 +44,11 @@ def mlp_resolve_environment(spec: EnvironmentSpec, platforms: Sequence[str]) -> 
 
 
 @hookimpl
-def mlp_provision_environment(lock: EnvironmentLock, root: Path) -> ProvisionedEnvironment:
+def mlp_provision_environment(
+    lock: EnvironmentLock,
+    root: Path,
+    packages: Path | None,  # noqa: ARG001 # nothing is bundled yet
+) -> ProvisionedEnvironment:
     """Make the environment, or find it made."""
     from mlp_plugin_uv.provision import provision
 

@@ -1,24 +1,18 @@
-"""How a lock becomes an interpreter: an environment in a folder named by the lock's digest, whole or not there.
-
-It is built beside its place and renamed when it is finished, under a file lock that its builder and the builder's uv
-hold; the lock ends with the processes that hold it, and what a killed builder left is removed by the next one.
-"""
+"""How a lock becomes an interpreter: an environment in a folder named by the lock's digest, whole or not there."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlp_hookspecs import ProvisionedEnvironment
+from mlp_hookspecs.provisioning import make_once
 from mlp_plugin_uv.locks import Pin, read_lock, write_pins
 from mlp_plugin_uv.tool import NO_DOWNLOADS, UvError, find_python, missing_python, run_uv
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from mlp_hookspecs import EnvironmentLock
 
@@ -48,10 +42,7 @@ def provision(lock: EnvironmentLock, root: Path) -> ProvisionedEnvironment:
     except ValueError as error:
         raise OSError(f"the lock is damaged or of an unknown version: {error}") from error
     target = Path(root).absolute() / lock.digest
-    if not _is_whole(target):
-        with _file_lock(target.with_name(f".{lock.digest}.lock")) as descriptor:
-            if not _is_whole(target):
-                _build(target, python, pins, descriptor)
+    make_once(target, lambda folder, descriptor: _build(folder, python, pins, descriptor), _is_whole)
     binaries = str(target / "bin")
     # Commands that the packages bring are found by the step's subprocesses, as in an activated environment.
     path = os.pathsep.join([binaries, os.environ.get("PATH", os.defpath)])
@@ -64,38 +55,17 @@ def _is_whole(target: Path) -> bool:
     return os.access(target / "bin" / "python", os.X_OK)
 
 
-@contextlib.contextmanager
-def _file_lock(path: Path) -> Iterator[int]:
-    """Hold a lock that ends with its holders' processes; yield its descriptor."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _build(target: Path, python: str, pins: Sequence[Pin], descriptor: int) -> None:
-    """Make an environment; the caller holds its lock."""
+def _build(folder: Path, python: str, pins: Sequence[Pin], descriptor: int) -> None:
+    """Make an environment."""
     interpreter = find_python(python)
     if interpreter is None:
         raise FileNotFoundError(missing_python(python))
-    staging = target.with_name(f".{target.name}.building")
     try:
-        # What is in the way: the leavings of a killed builder, or an environment whose interpreter has gone.
-        _remove(staging)
-        if target.exists():
-            target.rename(staging)
-            _remove(staging)
-        venv = ["venv", "--relocatable", "--no-project", NO_DOWNLOADS, "--python", interpreter, str(staging)]
+        venv = ["venv", "--relocatable", "--no-project", NO_DOWNLOADS, "--python", interpreter, str(folder)]
         run_uv(venv, pass_fds=[descriptor])
-        _install(staging, pins, descriptor)
-        staging.rename(target)
+        _install(folder, pins, descriptor)
     except UvError as error:
         raise OSError(f"uv cannot make the environment: {error}") from error
-    finally:
-        _remove(staging)
 
 
 def _install(environment: Path, pins: Sequence[Pin], descriptor: int) -> None:
@@ -112,9 +82,3 @@ def _install(environment: Path, pins: Sequence[Pin], descriptor: int) -> None:
                 raise
         else:
             return
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder, if it is there."""
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder)
