@@ -183,7 +183,8 @@ def _check_backends(backends: Sequence[Backend], own: Mapping[str, Call]) -> Non
         if backend.kind not in _KINDS:
             raise ValueError(f"the backend {what}; the kinds are {', '.join(_KINDS)}")
         label(backend.name, f"the {backend.kind}")
-        lacking = [hook for hook, info in HOOKS.items() if info.kind == backend.kind and hook not in own]
+        needed = [hook for hook, info in HOOKS.items() if info.kind == backend.kind and not info.is_optional]
+        lacking = [hook for hook in needed if hook not in own]
         if lacking:
             raise ValueError(f"the backend {what}, but does not implement {lacking[0]}")
         if what in seen:

@@ -43,7 +43,7 @@ class Lab:
         *,
         distribution: str = "",
         version: str = "1.0",
-        requires: Sequence[str] = ("mlp-hookspecs>=0.2,<0.3",),
+        requires: Sequence[str] = ("mlp-hookspecs>=0.3,<0.4",),
         value: str = "",
     ) -> str:
         """Install a distribution with one plugin and return its module's name."""

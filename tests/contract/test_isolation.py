@@ -132,7 +132,7 @@ def test_malformed_plugin_name_is_refused(lab: Lab, name: str) -> None:
 @pytest.mark.parametrize(
     ("requires", "fits"),
     [
-        ("mlp-hookspecs>=0.2,<0.3", True),
+        ("mlp-hookspecs>=0.3,<0.4", True),
         ("mlp_hookspecs >=0.2.0", True),
         ("mlp-hookspecs (>=0.2)", True),
         ("mlp-hookspecs[testing]~=0.2.0", True),
@@ -203,7 +203,7 @@ def test_lists_are_read_before_anything_is_imported(lab: Lab) -> None:
     for name in ("one", "two"):
         lab.install(name, f"open({str(lab.project / name)!r}, 'w').close()")
     denied = lab.record("one", plugins_deny="one,mlp-plugin-two")
-    assert (denied.status, denied.contract_range) == ("denied", ">=0.2,<0.3")
+    assert (denied.status, denied.contract_range) == ("denied", ">=0.3,<0.4")
     assert lab.record("two", plugins_allow="something-else").status == "denied"
     assert lab.record("one", plugins_safe=True).status == "denied"
     assert not list(lab.project.iterdir())

@@ -51,7 +51,7 @@ class Plugins:
         (info / "entry_points.txt").write_text(f"[mlp]\n{name} = throwaway_{name}\n")
         (info / "METADATA").write_text(
             f"Metadata-Version: 2.1\nName: mlp-plugin-{name}\nVersion: {version}\n"
-            "Requires-Dist: mlp-hookspecs>=0.2,<0.3\n"
+            "Requires-Dist: mlp-hookspecs>=0.3,<0.4\n"
         )
 
     def flags(self) -> dict[str, object]:

@@ -61,11 +61,14 @@ class HookInfo:
         The process that calls it.
     kind : str or None
         For a claim, the kind of backend whose owner is called.
+    is_optional : bool
+        Whether a plugin may declare such a backend without implementing this hook.
     """
 
     mode: Literal["collect", "claim", "wrap", "observe"]
     where: Literal["both", "driver", "worker", "host", "observer"]
     kind: BackendKind | None = None
+    is_optional: bool = False
 
 
 HOOKS: Final[Mapping[str, HookInfo]] = {
@@ -76,7 +79,7 @@ HOOKS: Final[Mapping[str, HookInfo]] = {
     "mlp_plan_step": HookInfo("collect", "driver"),
     "mlp_open_store": HookInfo("claim", "both", "store"),
     "mlp_resolve_environment": HookInfo("claim", "driver", "environment"),
-    "mlp_bundle_environment": HookInfo("claim", "driver", "environment"),
+    "mlp_bundle_environment": HookInfo("claim", "driver", "environment", is_optional=True),
     "mlp_provision_environment": HookInfo("claim", "host", "environment"),
     "mlp_fetch_secret": HookInfo("claim", "host", "secret"),
     "mlp_open_launcher": HookInfo("claim", "driver", "launcher"),
