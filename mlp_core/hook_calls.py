@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -106,11 +106,11 @@ class Call:
             raise self.fault(f"returned {_shown(answer)}, which is no {protocol.__name__}: it lacks {lacking[0]}")
         return answer
 
-    def expect_items(self, kind: type[_T], answer: object) -> tuple[_T, ...]:
+    def expect_items(self, kind: type[_T], answer: object, *, may_be_none: bool = True) -> tuple[_T, ...]:
         """Return the items of a sequence, each of the right type; PluginError for anything else, None is empty."""
-        if answer is None:
+        if answer is None and may_be_none:
             return ()
-        if isinstance(answer, str | bytes) or not hasattr(answer, "__iter__"):
+        if isinstance(answer, str | bytes | Mapping) or not hasattr(answer, "__iter__"):
             raise self.fault(f"returned {_shown(answer)} instead of a sequence of {kind.__name__}")
         items: tuple[_T, ...] = self.of(self.hook, tuple).run(answer)
         return tuple(self.expect(kind, item) for item in items)

@@ -299,7 +299,8 @@ class Hooks:
     def bundle_environment(self, lock: EnvironmentLock, platform: str, folder: Path) -> Sequence[str]:
         """Return the files that a lock needs, in a folder; ValueError or OSError where they cannot be had."""
         call = self._owner("mlp_bundle_environment", lock.backend)
-        return call.expect_items(str, call.run(lock, platform, folder, passing=(OSError, ValueError)))
+        answer = call.run(lock, platform, folder, passing=(OSError, ValueError))
+        return call.expect_items(str, answer, may_be_none=False)
 
     def provision_environment(
         self, lock: EnvironmentLock, root: Path, packages: Path | None = None

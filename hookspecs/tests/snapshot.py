@@ -57,14 +57,7 @@ def breaks(old: Description, new: Description) -> list[str]:
     """Return what of a newer description would break a plugin, or data, made for the older one."""
     found = [f"{name} was removed" for name in old["names"] if name not in new["names"]]
     found += _changed("constant", old["constants"], new["constants"])
-    for hook, before in old["hooks"].items():
-        after = new["hooks"].get(hook)
-        if after is None:
-            found.append(f"hook {hook} was removed")
-            continue
-        if after["arguments"][: len(before["arguments"])] != before["arguments"]:
-            found.append(f"hook {hook} takes {after['arguments']}, and took {before['arguments']}")
-        found += _changed(f"hook {hook}:", before["call"], after["call"])
+    found += _broken_hooks(old, new)
     for group in ("values", "handle_values", "events"):
         for name, fields in old[group].items():
             found += _broken_fields(name, fields, new[group].get(name))
@@ -81,6 +74,28 @@ def breaks(old: Description, new: Description) -> list[str]:
                 f"{name}.{method} was added, which plugins do not have" for method in after if method not in methods
             ]
     return found + _changed("warning", old["warnings"], new["warnings"])
+
+
+def _broken_hooks(old: Description, new: Description) -> list[str]:
+    """Return what breaks in the hooks."""
+    found = []
+    for hook, before in old["hooks"].items():
+        after = new["hooks"].get(hook)
+        if after is None:
+            found.append(f"hook {hook} was removed")
+            continue
+        if before.get("optional") and not after["optional"]:
+            found.append(f"hook {hook} must be implemented, and was optional")
+        if after["arguments"][: len(before["arguments"])] != before["arguments"]:
+            found.append(f"hook {hook} takes {after['arguments']}, and took {before['arguments']}")
+        found += _changed(f"hook {hook}:", before["call"], after["call"])
+    kinds = old["choices"]["BackendKind"]
+    required = {name: hook for name, hook in new["hooks"].items() if name not in old["hooks"] and not hook["optional"]}
+    return found + [
+        f"hook {name} was added, and every {hook['call']['kind']} must have it"
+        for name, hook in required.items()
+        if hook["call"]["kind"] in kinds
+    ]
 
 
 def _broken_fields(name: str, old: list[dict[str, Any]], new: list[dict[str, Any]] | None) -> list[str]:
@@ -113,7 +128,7 @@ def _hook(hook: str) -> dict[str, Any]:
     info = HOOKS[hook]
     arguments = [f"{name}: {parameter.annotation}" for name, parameter in found.parameters.items()]
     call = {"mode": info.mode, "where": info.where, "kind": info.kind, "returns": found.return_annotation}
-    return {"arguments": arguments, "call": call}
+    return {"arguments": arguments, "call": call, "optional": info.is_optional}
 
 
 def _fields(cls: type) -> list[dict[str, Any]]:

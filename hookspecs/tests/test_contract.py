@@ -72,8 +72,17 @@ def change(description: dict[str, Any], *path: Any, to: Any) -> None:
 
 FIELD = {"name": "extra", "type": "int", "default": "0", "keyword": False}
 
+
+def added_hook(kind: str | None, *, is_optional: bool) -> dict[str, Any]:
+    """Return the description of a hook that was not there before."""
+    call = {"mode": "claim" if kind else "collect", "where": "driver", "kind": kind, "returns": "None"}
+    return {"arguments": [], "call": call, "optional": is_optional}
+
+
 BREAKING: dict[str, tuple[Any, ...]] = {
     "hook removed": ("hooks", "mlp_event", ...),
+    "hook that backends must have": ("hooks", "mlp_new", added_hook("environment", is_optional=False)),
+    "hook made obligatory": ("hooks", "mlp_bundle_environment", "optional", False),
     "argument removed": ("hooks", "mlp_event", "arguments", []),
     "argument changed": ("hooks", "mlp_open_store", "arguments", ["url: bytes"]),
     "mode changed": ("hooks", "mlp_event", "call", "mode", "collect"),
@@ -97,7 +106,10 @@ BREAKING: dict[str, tuple[Any, ...]] = {
 }
 HARMLESS: dict[str, tuple[Any, ...]] = {
     "nothing": ("constants", "project", "mlp"),
-    "hook added": ("hooks", "mlp_new", {"arguments": [], "call": {}}),
+    "hook added": ("hooks", "mlp_new", added_hook(None, is_optional=False)),
+    "hook that backends may have": ("hooks", "mlp_new", added_hook("environment", is_optional=True)),
+    "hook of a new kind": ("hooks", "mlp_new", added_hook("rocket", is_optional=False)),
+    "hook made optional": ("hooks", "mlp_open_store", "optional", True),
     "trailing argument": ("hooks", "mlp_open_store", "arguments", ["url: str", "settings: Settings"]),
     "value added": ("values", "New", [FIELD]),
     "field with default": ("values", "TaskKey", 4, FIELD),

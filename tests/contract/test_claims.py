@@ -64,6 +64,9 @@ EVERYTHING = """
     def mlp_resolve_environment(platforms, spec): ANSWER
 
     @hookimpl
+    def mlp_bundle_environment(lock, folder): ANSWER
+
+    @hookimpl
     def mlp_provision_environment(lock): ANSWER
 
     @hookimpl
@@ -88,6 +91,7 @@ EVERYTHING = """
     def mlp_deploy(request, target): ANSWER
 """
 
+LOCK = EnvironmentLock("every", "", "3")
 REF = ArtifactRef("every", "sha256-0", 0, "builtins.int")
 PLAN = FlowPlan(FlowGraph("F", "start", "end", ()), ())
 REQUEST = DeployRequest("every", "name", 1, PLAN, CodeRef("m", "F"))
@@ -96,7 +100,8 @@ NODE = StepNode("start", "linear")
 CALLS: dict[str, Callable[[Hooks], Any]] = {
     "mlp_open_store": lambda hooks: hooks.open_store("every://place"),
     "mlp_resolve_environment": lambda hooks: hooks.resolve_environment(EnvironmentSpec("every"), ["linux-64"]),
-    "mlp_provision_environment": lambda hooks: hooks.provision_environment(EnvironmentLock("every", "", "3"), "root"),
+    "mlp_bundle_environment": lambda hooks: hooks.bundle_environment(LOCK, "linux-64", "folder"),
+    "mlp_provision_environment": lambda hooks: hooks.provision_environment(LOCK, "root"),
     "mlp_fetch_secret": lambda hooks: hooks.fetch_secret("every://secret"),
     "mlp_open_launcher": lambda hooks: hooks.open_launcher("every", {}, SimpleNamespace()),
     "mlp_launch_step": lambda hooks: hooks.launch_step("every", [], SimpleNamespace()),
@@ -109,6 +114,7 @@ CALLS: dict[str, Callable[[Hooks], Any]] = {
 PASSING = {
     "mlp_open_store": [OSError],
     "mlp_resolve_environment": [OSError, ValueError],
+    "mlp_bundle_environment": [OSError, ValueError],
     "mlp_provision_environment": [OSError],
     "mlp_fetch_secret": [OSError],
     "mlp_open_launcher": [OSError, ValueError],

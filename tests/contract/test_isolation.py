@@ -133,18 +133,18 @@ def test_malformed_plugin_name_is_refused(lab: Lab, name: str) -> None:
     ("requires", "fits"),
     [
         ("mlp-hookspecs>=0.3,<0.4", True),
-        ("mlp_hookspecs >=0.2.0", True),
-        ("mlp-hookspecs (>=0.2)", True),
-        ("mlp-hookspecs[testing]~=0.2.0", True),
+        ("mlp_hookspecs >=0.3.0", True),
+        ("mlp-hookspecs (>=0.3)", True),
+        ("mlp-hookspecs[testing]~=0.3.0", True),
         ("mlp-hookspecs", True),
-        ("mlp-hookspecs==0.2.*", True),
-        ("mlp-hookspecs==0.2", True),
-        ("mlp-hookspecs>=0.3; extra == 'future'", True),
-        ("mlp-hookspecs>=0.3; python_version >= '3'", False),
-        ("mlp-hookspecs>=0.3", False),
-        ("mlp-hookspecs<0.2", False),
-        ("mlp-hookspecs>0.2", False),
-        ("mlp-hookspecs!=0.2.0", False),
+        ("mlp-hookspecs==0.3.*", True),
+        ("mlp-hookspecs==0.3", True),
+        ("mlp-hookspecs>=0.4; extra == 'future'", True),
+        ("mlp-hookspecs>=0.4; python_version >= '3'", False),
+        ("mlp-hookspecs>=0.4", False),
+        ("mlp-hookspecs<0.3", False),
+        ("mlp-hookspecs>0.3", False),
+        ("mlp-hookspecs!=0.3.0", False),
         ("mlp-hookspecs>=1.0rc1", False),
         ("mlp-hookspecs-more>=9", True),
     ],
@@ -159,7 +159,7 @@ def test_contract_range_is_checked_before_the_import(lab: Lab, requires: str, *,
     if not fits:
         (message,) = [str(warning.message) for warning in caught]
         assert record.contract_range == requires.removeprefix("mlp-hookspecs").partition(";")[0]
-        assert f"it needs mlp-hookspecs {record.contract_range}, and 0.2.0 is running" in message
+        assert f"it needs mlp-hookspecs {record.contract_range}, and 0.3.0 is running" in message
         assert "pip install --upgrade mlp-plugin-ranged" in message
 
 

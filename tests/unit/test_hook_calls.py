@@ -100,6 +100,23 @@ def test_what_lacks_a_method_is_no_handle(answer: object, told: str) -> None:
         call(print, is_marked=False).expect_handle(Launcher, answer)
 
 
+@pytest.mark.parametrize("answer", ["a.whl", b"a.whl", {"a.whl": 1}, 3, object()])
+def test_what_is_no_sequence_is_blamed(answer: object) -> None:
+    """A text is a sequence of texts to Python, and a mapping one of its keys; neither is what was asked for."""
+    with pytest.raises(PluginError, match=r"plugin tape .* returned .* instead of a sequence of str, in mlp_backends"):
+        call(print, is_marked=False).expect_items(str, answer)
+
+
+def test_none_may_be_no_answer() -> None:
+    """Where None is an opinion it means nothing, elsewhere the plugin is blamed for it."""
+    assert call(print, is_marked=False).expect_items(str, None) == ()
+    with pytest.raises(PluginError, match="returned None instead of a sequence of str"):
+        call(print, is_marked=False).expect_items(str, None, may_be_none=False)
+    assert call(print, is_marked=False).expect_items(str, [], may_be_none=False) == ()
+    with pytest.raises(PluginError, match="returned 3 instead of str"):
+        call(print, is_marked=False).expect_items(str, ["a.whl", 3], may_be_none=False)
+
+
 def test_a_context_manager_is_blamed_for_what_it_raises_itself() -> None:
     """An exception of its own while it is left is told as the plugin's."""
 

@@ -33,7 +33,7 @@ distribution names it by an entry point in the group `mlp`, and depends on `mlp-
 ```toml
 [project]
 name = "mlp-plugin-slurm"
-dependencies = ["mlp-hookspecs>=0.2,<0.3"]
+dependencies = ["mlp-hookspecs>=0.3,<0.4"]
 
 [project.entry-points.mlp]
 slurm = "mlp_plugin_slurm"
@@ -107,6 +107,7 @@ def _overview() -> Iterator[str]:
     for hook, info in HOOKS.items():
         anchor = re.sub(r"[^\w\- ]", "", signature(hook)).replace(" ", "-")
         mode = f"{info.mode} ({info.kind})" if info.kind else info.mode
+        mode += ", optional" if info.is_optional else ""
         summary = _line(getattr(specs, hook))
         yield f"| [`{hook}`](#{anchor}) | {mode} | {info.where} | {summary} |"
 

@@ -301,7 +301,8 @@ def mlp_bundle_environment(lock: EnvironmentLock, platform: str, folder: Path) -
     """Put the very files that a lock names into a folder, so that the environment can be made without a network.
 
     **Mode**: claim by ``lock.backend``. **Where**: driver and command line. **When**: on request, and without a
-    platform right after resolving a lock that has packages of its own. Each file is verified against the lock.
+    platform right after resolving a lock that has packages of its own. Each file is verified against the lock. The hook
+    is optional: the environments of a backend that does without it cannot be bundled.
 
     Parameters
     ----------
