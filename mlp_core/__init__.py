@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from mlp_core.api import FlowSpec, run, step
-    from mlp_core.builtin.options import catch, environment, formats, limit, resources, retry, timeout
+    from mlp_core.builtin.options import catch, environment, formats, limit, named_env, resources, retry, timeout
     from mlp_core.client import (
         DataArtifact,
         Flow,
@@ -49,6 +49,7 @@ _HOMES: Final = {
     "formats": "mlp_core.builtin.options",
     "get_namespace": "mlp_core.client",
     "limit": "mlp_core.builtin.options",
+    "named_env": "mlp_core.builtin.options",
     "namespace": "mlp_core.client",
     "resources": "mlp_core.builtin.options",
     "retry": "mlp_core.builtin.options",
@@ -78,6 +79,7 @@ __all__ = [
     "formats",
     "get_namespace",
     "limit",
+    "named_env",
     "namespace",
     "resources",
     "retry",

@@ -12,8 +12,12 @@ import tempfile
 from typing import TYPE_CHECKING, NoReturn
 
 from mlp_core.closure import ship_platform
-from mlp_core.folders import made_folder
+from mlp_core.environments.bundling import unpacker
+from mlp_core.environments.host import HostEnvironments
+from mlp_core.environments.resolving import this_platform
 from mlp_core.hooks import build_worker_hooks
+from mlp_core.store import Store
+from mlp_core.store.faults import opened
 from mlp_hookspecs import StepRequest, wire
 from mlp_hookspecs.process import MESSAGE_FD, die_with_parent
 
@@ -42,7 +46,12 @@ def main() -> NoReturn:
 def _provision(request: StepRequest, lock: EnvironmentLock, environment: dict[str, str]) -> str:
     """Make the environment, add its variables, and return its interpreter."""
     hooks, _ = build_worker_hooks(request.plugins, request.settings)
-    made = hooks.provision_environment(lock, made_folder("environments"))
+
+    def store() -> Store:
+        return Store.open(opened(request.store, hooks.open_store), create=False)
+
+    # The worker that this process becomes holds it until it ends.
+    made = HostEnvironments().provide(hooks, lock, unpacker(store, lock, this_platform()), outlives=True)
     environment.update(made.variables)
     if not made.has_platform:
         environment["PYTHONPATH"] = str(ship_platform(request.plugins))

@@ -20,6 +20,8 @@ _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _ARTIFACT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
 _RUN_ID = re.compile(r"\d{8}-\d{6}-\d{6}", re.ASCII)
+_ENVIRONMENT = re.compile(r"[a-z0-9][a-z0-9_.\-]*(/[a-z0-9][a-z0-9_.\-]*)*")
+_PLATFORM = re.compile(r"[a-z0-9]+-[a-z0-9_]+")
 _TASK_ID = re.compile(r"\d+(-\d+)*(~\d+)?(@\d+)?", re.ASCII)
 
 
@@ -57,6 +59,19 @@ def label(text: str, what: str) -> str:
     if ".." in checked:
         raise NameRefused(f"{what} {shown(text)} is refused: it contains '..'")
     return checked
+
+
+def environment(text: str) -> str:
+    """Check the name of an environment, such as ``fraud/scoring``: labels in lower case with ``/`` between them."""
+    checked = _check(text, "environment", _ENVIRONMENT, "lower case letters, digits, _, - and ., in parts between /")
+    if ".." in checked:
+        raise NameRefused(f"environment {shown(text)} is refused: it contains '..'")
+    return checked
+
+
+def platform(text: str) -> str:
+    """Check the name of a platform, such as ``linux-64``; raises NameRefused."""
+    return _check(text, "platform", _PLATFORM, "a system and a machine: linux-64, linux-aarch64, osx-arm64")
 
 
 def run_id(text: str) -> str:

@@ -34,19 +34,19 @@ from mlp_core.session import Session
 from mlp_core.store import layout
 from mlp_core.store.journal import read_journal
 from mlp_core.store.logs import LogChunk
-from mlp_core.store.records import AttemptFinished, RunBegan, RunEnded
+from mlp_core.store.records import AttemptFinished, EnvironmentLocked, RunBegan, RunEnded
 from mlp_core.store.segments import read_segments
 from mlp_core.store.signing import Signatures
 from mlp_core.store.state import RunState
 from mlp_core.unpack import code_folder
-from mlp_hookspecs import Failure, ForeachFrame, RunContext, StepOutcome, TaskInput, TaskKey, wire
+from mlp_hookspecs import EnvironmentSpec, Failure, ForeachFrame, RunContext, StepOutcome, TaskInput, TaskKey, wire
 from mlp_hookspecs.process import kill_tree, run_worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mlp_core.store import Store
-    from mlp_hookspecs import FlowGraph, PlannedStep
+    from mlp_hookspecs import EnvironmentLock, FlowGraph, PlannedStep
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,9 +114,21 @@ def begin(session: Session, arguments: argparse.Namespace) -> dict[str, Any]:
         )
 
     writer = store.create_run(began, time.time())
+    writer.write(_environments(blueprint), sync=True)
     writer.close()
     first = Scheduler(blueprint.graph).begin().key
     return {"run_id": writer.began.run.run_id, "flow": blueprint.graph.flow, "next": [_named(first)]}
+
+
+def _environments(blueprint: Blueprint) -> list[EnvironmentLocked]:
+    """Return what the journal should say of the environments that were locked when the flow was frozen."""
+    records = []
+    for step in blueprint.steps:
+        lock = blueprint.locks.get(step.node.name)
+        if lock is not None:
+            spec = step.plan.environment or EnvironmentSpec(lock.backend, {"name": step.plan.environment_name})
+            records.append(EnvironmentLocked(spec, lock, (step.node.name,), time.time()))
+    return records
 
 
 def run_step(session: Session, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -127,7 +139,7 @@ def run_step(session: Session, arguments: argparse.Namespace) -> dict[str, Any]:
     task = position.find(*wanted)
     outcome = position.run.outcome(task.key)
     if outcome is None:
-        outcome = _carry_out(position, task, arguments.attempt)
+        outcome = _carry_out(session, position, task, arguments.attempt)
     if outcome.status == "failed":
         failure = outcome.failure or Failure("system", "the worker gave no reason")
         return {"status": "failed", "next": [], "reason": failure.message}
@@ -273,22 +285,22 @@ def _depth(graph: FlowGraph, step: str) -> int:
     return sum(graph[name].kind == "foreach" for name in splits)
 
 
-def _carry_out(position: Position, task: ReadyTask, number: int) -> StepOutcome:
+def _carry_out(session: Session, position: Position, task: ReadyTask, number: int) -> StepOutcome:
     """Run an attempt, and where it has failed for good what its policy puts in its place; return how the task went."""
     plan = _planned(position, task).plan
-    outcome = _attempt(position, task, number, None)
+    outcome = _attempt(session, position, task, (number, None))
     retries = plan.retry.times if plan.retry else 0
     if outcome.status != "failed" or plan.catch is None or number < retries:
         return outcome
     # The worker was killed, or its time was over: another one stores the failure, without the user's code.
     failure = outcome.failure or Failure("system", "the worker gave no reason")
-    return _attempt(position, task, number + 1, failure)
+    return _attempt(session, position, task, (number + 1, failure))
 
 
-def _attempt(position: Position, task: ReadyTask, number: int, caught: Failure | None) -> StepOutcome:
+def _attempt(session: Session, position: Position, task: ReadyTask, attempt: tuple[int, Failure | None]) -> StepOutcome:
     """Run one attempt and commit how it went; of several that succeed the first counts."""
     store, began = position.run.store, position.run.state.began
-    run = began.run
+    run, (number, caught) = began.run, attempt
     blueprint: Blueprint = read_blueprint(store, began.metadata["blueprint"])
     setup = RunSetup(
         run=run,
@@ -299,14 +311,22 @@ def _attempt(position: Position, task: ReadyTask, number: int, caught: Failure |
         settings=blueprint.settings,
         cwd=str(Path.cwd()),
     )
-    step = StepSetup(_planned(position, task), launcher="", lock=blueprint.locks.get(task.key.step))
-    plan = step.planned.plan
-    split = None if task.split is None else position.input(task.split)
-    inputs = tuple(position.input(parent) for parent in task.parents)
-    request = launch_request(setup, step, task, (inputs, split), (number, caught))
+    planned = _planned(position, task)
+    plan = planned.plan
+    step = StepSetup(planned, launcher="", lock=blueprint.locks.get(task.key.step))
     sink = _Collecting(plan.timeout_seconds, GRACE_SECONDS if plan.grace_seconds is None else plan.grace_seconds)
-    run_worker(request.command, wire.dumps(request.step), request.id, sink)
-    outcome = sink.outcome
+    try:
+        if plan.environment_at_exec:
+            step = attrs.evolve(step, lock=_look_up(session, position, task, number))
+    except (MlpError, OSError, ValueError) as error:
+        message = f"the environment of step {task.key.step!r} cannot be resolved: {error}"
+        outcome = StepOutcome("failed", failure=Failure("system", message))
+    else:
+        split = None if task.split is None else position.input(task.split)
+        inputs = tuple(position.input(parent) for parent in task.parents)
+        request = launch_request(setup, step, task, (inputs, split), (number, caught))
+        run_worker(request.command, wire.dumps(request.step), request.id, sink)
+        outcome = sink.outcome
     log_digest = ""
     if sink.chunks:
         log_digest = store.add_log_segment(run.flow, run.run_id, layout.log_segment(task.key, number), sink.chunks)
@@ -326,6 +346,19 @@ def _attempt(position: Position, task: ReadyTask, number: int, caught: Failure |
         return outcome
     winner = position.run.outcome(task.key)
     return winner if winner is not None else outcome
+
+
+def _look_up(session: Session, position: Position, task: ReadyTask, number: int) -> EnvironmentLock:
+    """Return the environment that a task's step names, as it is now, and record it."""
+    from mlp_core.environments.resolving import Resolver, task_values
+
+    store, began = position.run.store, position.run.state.began
+    key = task.key
+    values = task_values(began.run, key, began.parameter_texts)
+    found = Resolver.of(session, store).resolve_plan(_planned(position, task).plan, values)
+    record = EnvironmentLocked(found.spec, found.lock, (key.step,), time.time(), (key.task_id,))
+    store.add_segment(began.run.flow, began.run.run_id, layout.environment_segment(key, number), record)
+    return found.lock
 
 
 def _planned(position: Position, task: ReadyTask) -> PlannedStep:

@@ -12,7 +12,16 @@ from mlp_hookspecs import PluginId, Resources, StepPlan
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_SINGLE: Final = ("launcher", "environment", "grace_seconds", "retry", "catch", "concurrency")
+_SINGLE: Final = (
+    "launcher",
+    "environment",
+    "environment_name",
+    "environment_at_exec",
+    "grace_seconds",
+    "retry",
+    "catch",
+    "concurrency",
+)
 _KEYED: Final = ("launcher_options", "variables", "formats")
 
 

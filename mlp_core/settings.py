@@ -44,6 +44,8 @@ CORE_SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("retention.older_than", "str", None, "Runs that ended less long ago are kept by mlp gc: 30d, 12h."),
     Setting("retention.keep_successful", "int", 0, "How many of the newest runs that succeeded mlp gc keeps, too."),
     Setting("retention.keep_tagged", "list", (), "Runs with one of these tags are kept by mlp gc, too."),
+    Setting("environments.platforms", "list", (), "The platforms that locks must hold for; by default this host's."),
+    Setting("environments.keep_days", "float", 30.0, "Days without use after which gc removes a host's environment."),
     Setting("package.include", "list", (), "Patterns of files that the code package takes though they are ignored."),
     Setting("package.exclude", "list", (), "Patterns of files that the code package leaves out."),
     Setting("package.max_mb", "int", 100, "The largest code package, in mebibytes."),

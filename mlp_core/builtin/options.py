@@ -183,6 +183,38 @@ class Environment(Option):
                 raise ValueError(f"vars: the value of {name} must be text without NUL, not {text!r:.60}")
 
 
+def _has_fields(text: str) -> bool:
+    """Tell whether something is to be put into a name."""
+    return "{" in text or "}" in text
+
+
+@attrs.frozen
+class NamedEnv(Option):
+    """Run a step in an environment that is there already, or in what the step's other decorators add to it.
+
+    Attributes
+    ----------
+    env_name : str
+        Which one (in the decorator ``name=``): a name as ``mlp env alias`` gives it, such as ``fraud/scoring:stable``,
+        the pathspec of a past run, step or task, or a lock's digest.
+    fetch_at_exec : bool
+        Whether it is looked up when a task starts rather than when the run does. The name may then have ``{run_id}``,
+        ``{flow_name}``, ``{step_name}``, ``{task_id}`` and names of parameters in braces.
+    """
+
+    name: ClassVar[str] = "named_env"
+    levels: ClassVar[tuple[Literal["step", "flow"], ...]] = _BOTH
+    env_name: str = attrs.field(alias="name", validator=attrs.validators.instance_of(str))
+    fetch_at_exec: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse a name that cannot be looked up before a task starts."""
+        if not self.env_name.strip():
+            raise ValueError("name='' is refused: name an environment, such as 'fraud/scoring:stable'")
+        if _has_fields(self.env_name) and not self.fetch_at_exec:
+            raise ValueError(f"name={self.env_name!r:.80} has braces, which needs fetch_at_exec=True")
+
+
 @attrs.frozen
 class Limit(Option):
     """Let at most so many tasks of the step run at once.
@@ -222,6 +254,7 @@ catch = decorator(Catch)
 timeout = decorator(Timeout)
 resources = decorator(ResourcesOption)
 environment = decorator(Environment)
+named_env = decorator(NamedEnv)
 limit = decorator(Limit)
 formats = decorator(Formats)
 
@@ -229,7 +262,7 @@ formats = decorator(Formats)
 @hookimpl
 def mlp_options() -> Sequence[type[Option]]:
     """Declare them."""
-    return (Retry, Catch, Timeout, ResourcesOption, Environment, Limit, Formats)
+    return (Retry, Catch, Timeout, ResourcesOption, Environment, NamedEnv, Limit, Formats)
 
 
 @hookimpl
@@ -255,6 +288,8 @@ def _fields(option: Option) -> dict[str, Any]:  # noqa: PLR0911 # one return an 
             return {"resources": Resources(option.cpu, option.memory, option.gpu, option.disk, custom)}
         case Environment():
             return {"variables": option.vars}
+        case NamedEnv():
+            return {"environment_name": option.env_name, "environment_at_exec": option.fetch_at_exec}
         case Limit():
             return {"concurrency": option.n}
         case Formats():

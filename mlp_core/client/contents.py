@@ -242,9 +242,8 @@ def metadata_of(state: RunState, now: TaskState, attempt: AttemptState, task: Ta
         }
     if now.origin is not None:
         facts["origin-task"] = now.origin
-    for locked in state.environments:
-        if now.key.step in locked.steps:
-            facts["environment"] = locked.lock.digest
+    if (locked := state.environment_of(now.key)) is not None:
+        facts["environment"] = locked.lock.digest
     code = state.began.code
     if code is not None and code.package is not None:
         facts["code-package"] = code.package.digest

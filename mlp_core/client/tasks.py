@@ -288,10 +288,10 @@ class Task(InRun["DataArtifact"]):
     @property
     def environment_info(self) -> dict[str, Any]:
         """The environment it ran in: backend, Python version, digest and lock; without one the driver's interpreter."""
-        for locked in self._state.environments:
-            if self._place.step in locked.steps:
-                lock = locked.lock
-                return {"backend": lock.backend, "python": lock.python, "digest": lock.digest, "lock": lock.content}
+        locked = self._state.environment_of(self._now.key)
+        if locked is not None:
+            lock = locked.lock
+            return {"backend": lock.backend, "python": lock.python, "digest": lock.digest, "lock": lock.content}
         return {"backend": "current", "python": self._state.began.metadata.get("python", "")}
 
     def __iter__(self) -> Iterator[DataArtifact]:

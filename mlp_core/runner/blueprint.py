@@ -11,7 +11,7 @@ import attrs
 
 from mlp_core.errors import NotFound, StoreDamaged
 from mlp_core.parameters import info, parameters_of
-from mlp_core.runner.environments import prepare_steps
+from mlp_core.runner.environments import StepEnvironments
 from mlp_core.store import layout
 from mlp_hookspecs import (
     ArtifactRef,
@@ -108,7 +108,7 @@ def draw_blueprint(  # noqa: PLR0913 # what a blueprint holds, by keyword
     Blueprint
         The frozen flow.
     """
-    prepared = prepare_steps(checked, session)
+    prepared = StepEnvironments(session).prepare(checked, provision=False)
     return Blueprint(
         graph=checked.graph,
         steps=checked.steps,

@@ -18,7 +18,7 @@ from mlp_core.errors import MlpError
 from mlp_core.plugins import blame_death, forgive_death
 from mlp_core.runner.admission import Admission, Demand, Machine, lacking_gpus
 from mlp_core.runner.ending import Ending, TaskFailure
-from mlp_core.runner.inbox import Ended, Logged, Message, Signalled, Started
+from mlp_core.runner.inbox import Ended, Logged, Message, Prepared, Signalled, Started
 from mlp_core.runner.requests import RunSetup, StepSetup, launch_request
 from mlp_core.runner.timers import Clock, Timers
 from mlp_core.scheduler import ReadyTask, Scheduler
@@ -28,11 +28,12 @@ from mlp_hookspecs import ArtifactRef, Failure, ForeachFrame, Resources, StepOut
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from mlp_core.runner.environments import LateEnvironments
     from mlp_core.runner.launchers import Launchers
     from mlp_core.runner.progress import Progress
     from mlp_core.runner.reuse import Reuse
     from mlp_core.store import RunWriter
-    from mlp_hookspecs import FlowGraph
+    from mlp_hookspecs import FlowGraph, LaunchRequest
 
 GRACE_SECONDS = 5.0
 """How long workers have to end when the run is interrupted."""
@@ -83,6 +84,8 @@ class Driver:
         Where to report.
     reuse : Reuse
         What an earlier run has done already.
+    late : LateEnvironments or None
+        What prepares the attempts whose environment is looked up when they start.
     machine : Machine or None
         What this host has to give; None to measure it.
     clock : Clock
@@ -100,6 +103,7 @@ class Driver:
         max_workers: int | None,
         progress: Progress,
         reuse: Reuse,
+        late: LateEnvironments | None = None,
         machine: Machine | None = None,
         clock: Clock = time,
     ) -> None:
@@ -111,6 +115,7 @@ class Driver:
         self._writer = writer
         self._progress = progress
         self._reuse = reuse
+        self._late = late
         self._clock = clock
         self._scheduler = Scheduler(graph)
         gpus = self._gpus_asked_for()
@@ -168,6 +173,8 @@ class Driver:
                     ended.append(self._take(message))
                 case Ended():
                     continue  # a launcher that tells an end twice, or too early: the first that can be counts
+                case Prepared():
+                    self._start_prepared(message)
                 case Signalled():
                     self._interrupt()
         self._fire_timers()
@@ -334,12 +341,34 @@ class Driver:
             self._start(name, attempts)
 
     def _start(self, name: str, attempts: Sequence[_Attempt]) -> None:
-        """Hand a batch to its launcher; a batch that it refuses is lost."""
+        """Hand a batch to its launcher, but for those attempts that wait for their environment."""
         requests = []
         for attempt in attempts:
             step = self._steps[attempt.task.key.step]
-            inputs = self._inputs(attempt.task)
-            requests.append(launch_request(self._setup, step, attempt.task, inputs, (attempt.number, attempt.caught)))
+            if self._late is not None and step.planned.plan.environment_at_exec:
+                self._late.begin(f"{attempt.task.key.path}/{attempt.number}", step, attempt.task)
+            else:
+                requests.append(self._request(attempt, step))
+        self._hand_over(name, requests)
+
+    def _start_prepared(self, message: Prepared) -> None:
+        """Record the environment of an attempt, and hand it to its launcher; if the run is ending it is over."""
+        attempt = self._attempts[message.attempt_id]
+        if self._cancelled:
+            self._inbox.lost(message.attempt_id, Failure("cancelled", "the run was interrupted"))
+            return
+        self._writer.write([message.record], sync=False)
+        self._hand_over(message.step.launcher, [self._request(attempt, message.step)])
+
+    def _request(self, attempt: _Attempt, step: StepSetup) -> LaunchRequest:
+        """Return the request for an attempt."""
+        inputs = self._inputs(attempt.task)
+        return launch_request(self._setup, step, attempt.task, inputs, (attempt.number, attempt.caught))
+
+    def _hand_over(self, name: str, requests: Sequence[LaunchRequest]) -> None:
+        """Hand a batch to its launcher; a batch that it refuses is lost."""
+        if not requests:
+            return
         try:
             self._launchers.launch(name, requests)
         except (OSError, MlpError) as error:

@@ -12,6 +12,8 @@ from typing import Literal, TypeAlias
 
 import attrs
 
+from mlp_core.runner.requests import StepSetup
+from mlp_core.store.records import EnvironmentLocked
 from mlp_hookspecs import Failure, StepOutcome
 
 
@@ -49,7 +51,16 @@ class Signalled:
     number: int
 
 
-Message: TypeAlias = Started | Logged | Ended | Signalled
+@attrs.frozen(eq=False, repr=False)
+class Prepared:
+    """What an attempt was waiting for is there: its environment."""
+
+    attempt_id: str
+    step: StepSetup
+    record: EnvironmentLocked
+
+
+Message: TypeAlias = Started | Logged | Ended | Signalled | Prepared
 
 _MOST_LOG_BYTES = 4 << 20
 """So much of the logs may wait for the driver."""
@@ -92,6 +103,10 @@ class Inbox:
     def lost(self, attempt_id: str, failure: Failure) -> None:
         """Queue the message."""
         self._queue.put(Ended(attempt_id, failure))
+
+    def prepared(self, attempt_id: str, step: StepSetup, record: EnvironmentLocked) -> None:
+        """Queue the message."""
+        self._queue.put(Prepared(attempt_id, step, record))
 
     def signalled(self, number: int) -> None:
         """Queue the message; a signal handler may call this, since the queue is re-entrant."""

@@ -21,7 +21,7 @@ from mlp_core.loading import IMPORTING, class_constants, code_ref
 from mlp_core.parameters import parameters_of, resolve, to_text
 from mlp_core.runner.driver import Driver
 from mlp_core.runner.ending import TaskFailure
-from mlp_core.runner.environments import prepare_steps
+from mlp_core.runner.environments import LateEnvironments, StepEnvironments
 from mlp_core.runner.inbox import Inbox
 from mlp_core.runner.launchers import Launchers
 from mlp_core.runner.observing import observers
@@ -197,7 +197,9 @@ def run_flow(flow: type[Any], session: Session, options: RunOptions, progress: P
         if options.origin is not None:
             store.require_signed(options.origin)
         frozen = freeze(checked, session, options, session.values(store), resolved)
-        prepared = prepare_steps(checked, session, known=options.locks)
+        environments = StepEnvironments(session, known=options.locks)
+        stack.callback(environments.close)
+        prepared = environments.prepare(checked)
         with _signals_to(launchers.inbox.signalled) as signals:
             writer = begin_run(checked, session, options, store, frozen)
             run = writer.began.run
@@ -222,6 +224,7 @@ def run_flow(flow: type[Any], session: Session, options: RunOptions, progress: P
                 max_workers=session.settings["run.max_workers"],
                 progress=progress,
                 reuse=Reuse(options.origin, options.resume_from, store.blobs()),
+                late=LateEnvironments(environments, launchers.inbox, run, frozen.texts),
             )
             try:
                 ending = driver.run()

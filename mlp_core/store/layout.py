@@ -9,6 +9,8 @@ from mlp_core import names
 from mlp_core.errors import NameRefused, StoreDamaged
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mlp_hookspecs.types import TaskKey
 
 FORMAT: Final = "format.json"
@@ -22,6 +24,7 @@ FLOWS: Final = "flows/"
 PARTS: Final = "parts/"
 DEPLOYMENTS: Final = "deployments/"
 BLUEPRINTS: Final = "blueprints/"
+ENVIRONMENTS: Final = "environments/"
 
 TARGETS: Final = "targets/"
 """What deploy targets keep in the store, each below its name."""
@@ -44,16 +47,55 @@ def blob(digest: str) -> str:
     StoreDamaged
         Where the digest is none: it comes from stored content, which is not trusted.
     """
-    if not _DIGEST.fullmatch(digest):
-        raise StoreDamaged(f"{names.shown(digest)} is no digest; one looks like sha256-<64 hex digits>")
-    return f"{BLOBS}{digest[7:9]}/{digest}"
+    return f"{BLOBS}{_digest(digest)[7:9]}/{digest}"
 
 
 def blueprint(digest: str) -> str:
     """Return the key of a frozen flow; StoreDamaged where the digest is none."""
+    return f"{BLUEPRINTS}{_digest(digest)}"
+
+
+def environment_lock(digest: str) -> str:
+    """Return the key of a kept lock; StoreDamaged where the digest is none."""
+    return f"{ENVIRONMENTS}locks/{_digest(digest)}"
+
+
+def environment_answers(spec_digest: str) -> str:
+    """Return the prefix of what a requirement was answered with, by platforms."""
+    return f"{ENVIRONMENTS}answers/{_digest(spec_digest)}/"
+
+
+def environment_answer(spec_digest: str, platforms: Iterable[str]) -> str:
+    """Return the key of the lock that a requirement was answered with for some platforms."""
+    joined = "+".join(sorted(names.platform(platform) for platform in platforms))
+    return environment_answers(spec_digest) + (joined or "any")
+
+
+def environment_name(name: str, tag: str) -> str:
+    """Return the key of the lock that a name and tag stand for; parts of the name are folders, the tag comes last."""
+    return f"{environment_tags(name)}{names.label(tag, 'tag')}"
+
+
+def environment_tags(name: str) -> str:
+    """Return the prefix of a name's tags; the name is one part, so that no name lies inside of another."""
+    return f"{ENVIRONMENTS}names/{names.environment(name).replace('/', '~')}/"
+
+
+def environment_bundles(digest: str) -> str:
+    """Return the prefix of a lock's bundles."""
+    return f"{ENVIRONMENTS}bundles/{_digest(digest)}/"
+
+
+def environment_bundle(digest: str, platform: str) -> str:
+    """Return the key of a lock's files for a platform; an empty one for its own packages alone."""
+    return environment_bundles(digest) + (names.platform(platform) if platform else "own")
+
+
+def _digest(digest: str) -> str:
+    """Check a digest that comes from stored content, which is not trusted."""
     if not _DIGEST.fullmatch(digest):
         raise StoreDamaged(f"{names.shown(digest)} is no digest; one looks like sha256-<64 hex digits>")
-    return f"{BLUEPRINTS}{digest}"
+    return digest
 
 
 def flow(name: str) -> str:
@@ -164,6 +206,11 @@ def task_segment(key: TaskKey, attempt: int | None = None) -> str:
 def log_segment(key: TaskKey, attempt: int) -> str:
     """Return the name of the segment with the log of an attempt that no driver of ours started."""
     return f"{LOG_SEGMENT}{names.identifier(key.step, 'step')}.{names.task_id(key.task_id)}.{attempt}"
+
+
+def environment_segment(key: TaskKey, attempt: int) -> str:
+    """Return the name of the segment with the environment that such an attempt looked up."""
+    return f"environment.{names.identifier(key.step, 'step')}.{names.task_id(key.task_id)}.{attempt}"
 
 
 def _segment_name(name: str) -> str:

@@ -104,12 +104,15 @@ class EnvironmentLocked:
         The steps that run in it.
     time : float
         When.
+    task_ids : tuple of str
+        The tasks of the step that it was looked up for, where that was done when they started; else empty, for all.
     """
 
     spec: EnvironmentSpec
     lock: EnvironmentLock
     steps: tuple[str, ...]
     time: float
+    task_ids: tuple[str, ...] = ()
 
 
 @attrs.frozen

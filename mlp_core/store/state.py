@@ -167,6 +167,14 @@ class RunState:
         """The run's tags, in the order in which they were added."""
         return changed_tags(self.began.run.tags, self._tag_changes)
 
+    def environment_of(self, key: TaskKey) -> EnvironmentLocked | None:
+        """Return the environment that a task ran in last; None for the driver's interpreter."""
+        found = None
+        for locked in self.environments:
+            if key.step in locked.steps and (not locked.task_ids or key.task_id in locked.task_ids):
+                found = locked
+        return found
+
     def apply(self, record: Record) -> None:  # noqa: C901 # one case a kind
         """Take up a further record.
 

@@ -19,6 +19,8 @@ ONE, TWO = PluginId("one", "mlp-plugin-one", "1.0"), PluginId("two", "mlp-plugin
 DIFFERENT: dict[str, tuple[Any, Any]] = {
     "launcher": ("ray", "local"),
     "environment": (EnvironmentSpec("pypi", {"python": "3.11"}), EnvironmentSpec("pypi", {"python": "3.12"})),
+    "environment_name": ("fraud/scoring", "fraud/scoring:stable"),
+    "environment_at_exec": (True, False),
     "grace_seconds": (1.0, 2.0),
     "retry": (RetryPolicy(1), RetryPolicy(2)),
     "catch": (CatchPolicy("a"), CatchPolicy("b")),

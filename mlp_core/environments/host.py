@@ -1,0 +1,225 @@
+"""The environments of this host: made once for each lock, held while they are used, removed when nobody needs them.
+
+Beside each environment lies the file that its users hold a shared lock on; its time says when it was used last. An
+environment is read-only, and its interpreters keep their bytecode in a folder of its own beside all environments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+import attrs
+
+from mlp_core.folders import made_folder
+from mlp_hookspecs.provisioning import remove
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+    from mlp_core.hooks import Hooks
+    from mlp_hookspecs import EnvironmentLock, ProvisionedEnvironment
+
+BYTECODE_VARIABLE: Final = "PYTHONPYCACHEPREFIX"
+"""Where interpreters of read-only environments keep their bytecode."""
+
+_DIGEST: Final = re.compile(r"sha256-[0-9a-f]{64}")
+_USERS: Final = ".{}.users"
+_LEAVINGS: Final = ("building", "leaving", "bytecode")
+
+
+@attrs.frozen
+class MadeEnvironment:
+    """An environment that is on this host.
+
+    Attributes
+    ----------
+    digest : str
+        Its lock's identity.
+    path : pathlib.Path
+        Where it is.
+    used_at : float
+        When it was used last, in seconds since the epoch.
+    is_used : bool
+        Whether somebody uses it now.
+    """
+
+    digest: str
+    path: Path
+    used_at: float
+    is_used: bool
+
+
+class HostEnvironments:
+    """The environments of this host, and those among them that this process holds until it closes this.
+
+    Parameters
+    ----------
+    root : pathlib.Path or None
+        Their folder; None for the user's.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        """Hold none yet."""
+        self._root = root
+        self._held: dict[str, int] = {}
+
+    @property
+    def root(self) -> Path:
+        """Their folder; made if absent."""
+        return made_folder("environments") if self._root is None else self._root
+
+    def provide(
+        self,
+        hooks: Hooks,
+        lock: EnvironmentLock,
+        packages: Callable[[Path], bool],
+        *,
+        outlives: bool = False,
+    ) -> ProvisionedEnvironment:
+        """Return the interpreter of a lock, made if it is not there, and hold it.
+
+        Parameters
+        ----------
+        hooks : Hooks
+            Where the lock's backend is.
+        lock : EnvironmentLock
+            The lock.
+        packages : callable
+            Puts the files of the lock's bundle into a folder, and tells whether there are any; asked only where the
+            environment is not there.
+        outlives : bool
+            Whether what this process becomes is to hold it too.
+
+        Raises
+        ------
+        OSError
+            Where it cannot be made.
+        """
+        root = self.root
+        self._hold(root, lock.digest, outlives=outlives)
+        if (root / lock.digest).exists():
+            made = hooks.provision_environment(lock, root)
+        else:
+            with tempfile.TemporaryDirectory(dir=root, prefix=".packages-") as folder:
+                has_packages = packages(Path(folder))
+                made = hooks.provision_environment(lock, root, Path(folder) if has_packages else None)
+        bytecode = {BYTECODE_VARIABLE: str(root / f".{lock.digest}.bytecode")}
+        return attrs.evolve(made, variables={**({} if made.has_platform else bytecode), **made.variables})
+
+    def made(self) -> list[MadeEnvironment]:
+        """Return what is on this host, the most recently used first."""
+        found = [self._describe(path) for path in self.root.iterdir() if _DIGEST.fullmatch(path.name)]
+        return sorted(found, key=lambda made: -made.used_at)
+
+    def remove(self, digest: str) -> bool:
+        """Remove an environment unless somebody uses it; tell whether it is gone."""
+        root = self.root
+        with self._alone(root, digest) as is_free:
+            if not is_free:
+                return False
+            # Renamed first: what is half removed must not pass for an environment.
+            leaving = root / f".{digest}.leaving"
+            remove(leaving)
+            with contextlib.suppress(FileNotFoundError):
+                (root / digest).rename(leaving)
+            remove(leaving)
+            remove(root / f".{digest}.bytecode")
+            remove(root / f".{digest}.building")
+            # The lock that builders take stays: one of them may be waiting for it.
+            (root / _USERS.format(digest)).unlink(missing_ok=True)
+        return True
+
+    def remove_unused(self, before: float, *, dry_run: bool = False) -> list[MadeEnvironment]:
+        """Remove what was last used before some time and what was left half made; return the environments of these."""
+        old = [made for made in self.made() if made.used_at < before and not made.is_used]
+        gone = [made for made in old if dry_run or self.remove(made.digest)]
+        if not dry_run:
+            self._remove_leavings(before)
+        return gone
+
+    def close(self) -> None:
+        """Hold none any more."""
+        for descriptor in self._held.values():
+            os.close(descriptor)
+        self._held.clear()
+
+    def __enter__(self) -> Self:
+        """Return this."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Hold none any more."""
+        self.close()
+
+    def _hold(self, root: Path, digest: str, *, outlives: bool) -> None:
+        """Hold an environment, which may not be there yet."""
+        if digest in self._held:
+            return
+        path = root / _USERS.format(digest)
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            if _is_same(descriptor, path):
+                break
+            os.close(descriptor)  # who removed the environment meanwhile has removed this file too
+        os.utime(descriptor)
+        os.set_inheritable(descriptor, outlives)
+        self._held[digest] = descriptor
+
+    @contextlib.contextmanager
+    def _alone(self, root: Path, digest: str) -> Iterator[bool]:
+        """Hold an environment alone; yield whether that can be, now."""
+        descriptor = os.open(root / _USERS.format(digest), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+        finally:
+            os.close(descriptor)
+
+    def _describe(self, path: Path) -> MadeEnvironment:
+        """Return what is known of an environment."""
+        users = path.with_name(_USERS.format(path.name))
+        try:
+            used_at = users.stat().st_mtime
+        except FileNotFoundError:
+            return MadeEnvironment(path.name, path, path.lstat().st_mtime, is_used=False)
+        with self._alone(path.parent, path.name) as is_free:
+            return MadeEnvironment(path.name, path, used_at, is_used=not is_free)
+
+    def _remove_leavings(self, before: float) -> None:
+        """Remove what killed builders and removers have left, of environments that nobody uses."""
+        for path in self.root.iterdir():
+            digest, _, kind = path.name.removeprefix(".").partition(".")
+            is_old = path.lstat().st_mtime < before
+            if path.name.startswith(".packages-") and is_old:
+                remove(path)
+            elif kind in _LEAVINGS and is_old and _DIGEST.fullmatch(digest) and not (self.root / digest).exists():
+                self.remove(digest)
+
+
+def _is_same(descriptor: int, path: Path) -> bool:
+    """Tell whether a path is still the file that was opened."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    mine = os.fstat(descriptor)
+    return (mine.st_dev, mine.st_ino) == (found.st_dev, found.st_ino)
+
+
+def days_ago(days: float) -> float:
+    """Return the time that was so many days ago, in seconds since the epoch."""
+    return time.time() - days * 24 * 3600
