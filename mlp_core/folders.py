@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 from mlp_core.store.verified import cache_folder, make_private
@@ -23,7 +22,14 @@ def made_folder(name: str) -> Path:
         In the user's cache or, for users without a home, in the system's temporary folder; made if absent, for nobody
         else to read.
     """
-    base = cache_folder() or Path(tempfile.gettempdir()) / f"mlp-{os.getuid()}"
+    base = cache_folder() or Path(_temporary()) / f"mlp-{os.getuid()}"
     folder = base / name
     make_private(folder)
     return folder
+
+
+def _temporary() -> str:
+    """Return the system's temporary folder."""
+    import tempfile
+
+    return tempfile.gettempdir()

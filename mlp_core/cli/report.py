@@ -9,7 +9,6 @@ import io
 import os
 import re
 import sys
-import traceback
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,7 +108,7 @@ def show_error(error: MlpError) -> None:
     for note in getattr(error, "__notes__", ()):
         print_error(f"  note: {note}", label=False)
     if os.environ.get(_DEBUG):
-        traceback.print_exception(error)
+        _print_all(error)
 
 
 def _told(error: MlpError) -> str:
@@ -142,6 +141,8 @@ def warn(message: str) -> None:
 
 def user_traceback(error: BaseException) -> str:
     """Return the traceback of an exception in the user's code, without the frames of the platform."""
+    import traceback
+
     shown = traceback.TracebackException.from_exception(error)
     part: traceback.TracebackException | None = shown
     while part is not None:
@@ -161,7 +162,9 @@ def _show_unexpected(error: Exception) -> None:
         place = f": {error.filename}" if error.filename else ""
         print_error(_shortened(safe_text(f"{error.strerror}{place}")))
     else:
-        frames = traceback.extract_tb(error.__traceback__)
+        from traceback import extract_tb
+
+        frames = extract_tb(error.__traceback__)
         place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
         message = f"{type(error).__name__}: {error}"
         print_error(f"internal error: {_shortened(safe_text(message))}{place}")
@@ -170,7 +173,7 @@ def _show_unexpected(error: Exception) -> None:
     for note in getattr(error, "__notes__", ()):
         _say(f"  note: {note}")
     if os.environ.get(_DEBUG):
-        traceback.print_exception(error)
+        _print_all(error)
 
 
 @contextlib.contextmanager
@@ -209,3 +212,10 @@ def forget_output() -> None:
     """Let the interpreter end quietly though nobody reads standard output any more."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_all(error: BaseException) -> None:
+    """Print an exception with all frames."""
+    import traceback
+
+    traceback.print_exception(error)

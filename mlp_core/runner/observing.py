@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -61,7 +60,7 @@ def observers(session: Session, run: RunContext, store_url: str) -> Iterator[Non
         failed = ObserverFailed(plugin, event, message, time.time())
         try:
             store = session.open_store(create=False)
-            store.add_segment(run.flow, run.run_id, f"observer.{uuid.uuid4().hex}", failed)
+            store.add_segment(run.flow, run.run_id, f"observer.{os.urandom(16).hex()}", failed)
         except MlpError:
             sys.stderr.write(f"warning: {message}\n")
 
@@ -94,6 +93,8 @@ def _told(session: Session, what: Mapping[str, Any], report: _Report) -> Iterato
     if not plugins:
         yield
         return
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="mlp-observer-") as folder:
         given = {
             "settings": session.settings.portable(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -75,6 +74,8 @@ class Reuse:
 
     def _ask_for_all(self, blobs: Blobs) -> None:
         """Ask for all results at once, where each answer takes its time."""
+        from concurrent.futures import ThreadPoolExecutor
+
         outcomes = [task.outcome for task in self.origin.tasks.values()] if self.origin is not None else []
         needed = dict(each for outcome in outcomes if outcome is not None for each in _needed(outcome))
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="mlp-reuse") as pool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -113,7 +112,7 @@ class BlobCache:
             make_private(self._folder)
         except OSError:
             return None
-        target = self._folder / f"{secrets.token_hex(8)}.part"
+        target = self._folder / f"{os.urandom(8).hex()}.part"
         try:
             objects.download(key, target)
         except StoreFull:  # of the disk that the cache is on

@@ -8,7 +8,6 @@ import io
 import mmap
 import os
 import pickle
-import secrets
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -87,7 +86,7 @@ class Content:
     def _file(self) -> Path:
         """Return the unfinished file, which is made for the first bytes that go there."""
         if self._path is None:
-            self._path = self._staging() / secrets.token_hex(8)
+            self._path = self._staging() / os.urandom(8).hex()
             with translated(str(self._path)):
                 self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         return self._path

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
-import secrets
 from typing import IO, TYPE_CHECKING, Protocol, cast
 
 from mlp_core import names
@@ -88,7 +88,7 @@ class BlobTarget:
         if self._content is not None:
             raise ArtifactError("an encoder either writes or makes a local file, not both")
         if self._path is None:
-            folder = self._blobs.objects.staging() / secrets.token_hex(8)
+            folder = self._blobs.objects.staging() / os.urandom(8).hex()
             with translated(str(folder)):
                 folder.mkdir(mode=0o700)
             self._path = folder / "content"
@@ -216,7 +216,7 @@ class BlobTarget:
                 # Somebody else's file: what is stored must not change when they write to theirs.
                 import shutil
 
-                copied = file.with_name(file.name + secrets.token_hex(4))
+                copied = file.with_name(file.name + os.urandom(4).hex())
                 shutil.copyfile(file, copied)
                 file = copied
             digest, size = hash_file(file)

@@ -1,4 +1,4 @@
-"""How a deployed flow runs on the machine that triggers it: the deploy target ``local``.
+"""How a deployed flow runs on the machine that triggers it.
 
 What is deployed is a pointer in the target's own part of the store; a trigger starts the version's own command in a
 process that outlives the one that started it.
@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mlp_hookspecs import Backend, DeployDiff, Deployment, DeployRequest, hookimpl, wire
+from mlp_hookspecs import DeployDiff, Deployment, DeployRequest, wire
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mlp_hookspecs.handles import DeployTarget, ObjectStore, TargetContext
+    from mlp_hookspecs.handles import ObjectStore
 
 NAME: Final = "local"
 
@@ -101,26 +101,6 @@ class LocalTarget:
     def delete(self, name: str) -> None:
         """Take a name out of service."""
         self._objects.delete(_key(name))
-
-
-@hookimpl
-def mlp_backends() -> Sequence[Backend]:
-    """Declare the target."""
-    return (Backend("target", NAME, "Runs on the machine that triggers them."),)
-
-
-@hookimpl
-def mlp_open_target(name: str, context: TargetContext) -> DeployTarget:  # noqa: ARG001 # the hook's signature
-    """Open the target."""
-    return LocalTarget(context.objects)
-
-
-@hookimpl
-def mlp_deploy(request: DeployRequest, target: DeployTarget) -> Deployment:
-    """Make a version the active one; schedules and triggers wait for a service that this target does not have."""
-    if not isinstance(target, LocalTarget):
-        raise TypeError(f"{type(target).__name__} is no target of this plugin")
-    return target.activate(request)
 
 
 def _key(name: str) -> str:
