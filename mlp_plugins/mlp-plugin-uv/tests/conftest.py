@@ -15,6 +15,7 @@ import attrs
 import pytest
 
 from mlp_plugin_uv import Pypi
+from mlp_plugin_uv.planning import plan
 from mlp_plugin_uv.plugin import mlp_resolve_environment
 from mlp_plugin_uv.tool import installed_pythons
 
@@ -39,7 +40,7 @@ def other_python() -> str:
 @pytest.fixture(scope="session")
 def requirement(other_python: str) -> EnvironmentSpec:
     """A requirement with one small package, under the other Python."""
-    spec = Pypi(packages={"six": "1.17.0"}, python=other_python).environment
+    spec = plan([Pypi(packages={"six": "1.17.0"}, python=other_python)], "")
     assert spec is not None
     return spec
 

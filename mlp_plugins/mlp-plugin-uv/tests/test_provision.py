@@ -14,6 +14,7 @@ import attrs
 import pytest
 
 from mlp_hookspecs import EnvironmentLock, EnvironmentSpec, ProvisionedEnvironment, wire
+from mlp_hookspecs.provisioning import remove
 from mlp_plugin_uv.plugin import mlp_provision_environment, mlp_resolve_environment
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ PROVISION = """
 import sys
 from pathlib import Path
 from mlp_hookspecs import EnvironmentLock, wire
+from mlp_hookspecs.provisioning import remove
 from mlp_plugin_uv.plugin import mlp_provision_environment
-made = mlp_provision_environment(wire.loads(EnvironmentLock, sys.argv[1]), Path(sys.argv[2]))
+made = mlp_provision_environment(wire.loads(EnvironmentLock, sys.argv[1]), Path(sys.argv[2]), None)
 print(made.python, Path(made.python).parents[1].stat().st_ino)
 """
 
@@ -51,7 +53,7 @@ def check(made: ProvisionedEnvironment, root: Path, lock: EnvironmentLock) -> No
 
 def test_environment_works(lock: EnvironmentLock, tmp_path: Path) -> None:
     """The interpreter has the version and packages of the lock, and lies in a folder named by its digest."""
-    made = mlp_provision_environment(lock, tmp_path / "deep" / "root")
+    made = mlp_provision_environment(lock, tmp_path / "deep" / "root", None)
     check(made, tmp_path / "deep" / "root", lock)
     assert made.python == str(tmp_path / "deep" / "root" / lock.digest / "bin" / "python")
     assert run_in(made, "import sys; print(sys.prefix)") == str(tmp_path / "deep" / "root" / lock.digest)
@@ -60,9 +62,9 @@ def test_environment_works(lock: EnvironmentLock, tmp_path: Path) -> None:
 
 def test_second_request_finds_it_made(lock: EnvironmentLock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An environment that is there is returned as it is, without uv."""
-    made = mlp_provision_environment(lock, tmp_path)
+    made = mlp_provision_environment(lock, tmp_path, None)
     monkeypatch.setattr("mlp_plugin_uv.provision.run_uv", None)
-    assert mlp_provision_environment(lock, tmp_path) == made
+    assert mlp_provision_environment(lock, tmp_path, None) == made
 
 
 def test_relative_root_gives_an_absolute_path(
@@ -70,7 +72,7 @@ def test_relative_root_gives_an_absolute_path(
 ) -> None:
     """The interpreter's path holds in any working folder."""
     monkeypatch.chdir(tmp_path)
-    assert mlp_provision_environment(lock, Path("envs")).python == str(
+    assert mlp_provision_environment(lock, Path("envs"), None).python == str(
         tmp_path / "envs" / lock.digest / "bin" / "python"
     )
 
@@ -79,7 +81,7 @@ def test_commands_are_found(index: Index, other_python: str, tmp_path: Path) -> 
     """A command that a package brings is found by name from the step's processes, and runs in the environment."""
     assert index.url
     spec = EnvironmentSpec("pypi", {"packages": {"tinypkg": "1.0"}, "python": other_python})
-    made = mlp_provision_environment(mlp_resolve_environment(spec, ()), tmp_path / "envs")
+    made = mlp_provision_environment(mlp_resolve_environment(spec, ()), tmp_path / "envs", None)
     code = "import subprocess; print(subprocess.check_output(['tinypkg-version'], text=True))"
     assert run_in(made, code) == "1.0"
 
@@ -88,9 +90,9 @@ def test_made_again_without_network(index: Index, other_python: str, tmp_path: P
     """Once its packages are in uv's cache, an environment is made with no index to be reached."""
     spec = EnvironmentSpec("pypi", {"packages": {"tinypkg": "1.0"}, "python": other_python})
     lock = mlp_resolve_environment(spec, ())
-    mlp_provision_environment(lock, tmp_path / "one")
+    mlp_provision_environment(lock, tmp_path / "one", None)
     index.stop()
-    made = mlp_provision_environment(lock, tmp_path / "two")
+    made = mlp_provision_environment(lock, tmp_path / "two", None)
     assert run_in(made, "import tinypkg; print(tinypkg.version)") == "1.0"
 
 
@@ -101,7 +103,7 @@ def test_other_files_are_refused(lock: EnvironmentLock, tmp_path: Path, monkeypa
     first, second = rest.split("--hash=sha256:")[1:]
     forged = name + "six==1.17.0" + rest.replace(first[:8], "00000000").replace(second[:8], "00000000")
     with pytest.raises(OSError, match=r"(?i)hash mismatch.*six"):
-        mlp_provision_environment(attrs.evolve(lock, content=forged), tmp_path)
+        mlp_provision_environment(attrs.evolve(lock, content=forged), tmp_path, None)
     assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == []
 
 
@@ -120,7 +122,7 @@ def test_other_files_are_refused(lock: EnvironmentLock, tmp_path: Path, monkeypa
 def test_strange_locks_are_refused(content: str, tmp_path: Path) -> None:
     """A lock that this plugin did not write, or that lacks a hash, is refused before uv sees it."""
     with pytest.raises(OSError, match="the lock is damaged or of an unknown version"):
-        mlp_provision_environment(EnvironmentLock("pypi", content, "3.12"), tmp_path)
+        mlp_provision_environment(EnvironmentLock("pypi", content, "3.12"), tmp_path, None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -128,23 +130,23 @@ def test_missing_python_is_refused(lock: EnvironmentLock, tmp_path: Path) -> Non
     """A host without the interpreter says which it has."""
     content = lock.content.replace(f"python {lock.python}", "python 3.99")
     with pytest.raises(OSError, match=r"Python 3\.99 is not on this machine; uv finds .*\d"):
-        mlp_provision_environment(attrs.evolve(lock, content=content), tmp_path)
+        mlp_provision_environment(attrs.evolve(lock, content=content), tmp_path, None)
 
 
 def test_unwritable_root_is_an_error(lock: EnvironmentLock, tmp_path: Path) -> None:
     """Where the folder cannot be made, the system's error says so."""
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
-        mlp_provision_environment(lock, tmp_path / "file")
+        mlp_provision_environment(lock, tmp_path / "file", None)
 
 
 def test_environment_is_made_again_when_its_python_has_gone(lock: EnvironmentLock, tmp_path: Path) -> None:
     """An environment whose base interpreter was removed is replaced."""
-    made = mlp_provision_environment(lock, tmp_path)
+    made = mlp_provision_environment(lock, tmp_path, None)
     binary = Path(made.python)
     binary.unlink()
     binary.symlink_to(tmp_path / "gone" / "python3")
-    check(mlp_provision_environment(lock, tmp_path), tmp_path, lock)
+    check(mlp_provision_environment(lock, tmp_path, None), tmp_path, lock)
 
 
 def test_many_at_once_share_one(lock: EnvironmentLock, tmp_path: Path) -> None:
@@ -154,7 +156,7 @@ def test_many_at_once_share_one(lock: EnvironmentLock, tmp_path: Path) -> None:
     answers = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * 6
     assert len(set(answers)) == 1
-    check(mlp_provision_environment(lock, tmp_path), tmp_path, lock)
+    check(mlp_provision_environment(lock, tmp_path, None), tmp_path, lock)
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace to kill at chosen system calls")
@@ -171,7 +173,7 @@ def test_killed_builder_leaves_nothing_that_is_used(
             break
         assert builder.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
         killed += 1
-        check(mlp_provision_environment(lock, tmp_path), tmp_path, lock)
-        shutil.rmtree(tmp_path / lock.digest)
+        check(mlp_provision_environment(lock, tmp_path, None), tmp_path, lock)
+        remove(tmp_path / lock.digest)
     assert killed > 0
-    check(mlp_provision_environment(lock, tmp_path), tmp_path, lock)
+    check(mlp_provision_environment(lock, tmp_path, None), tmp_path, lock)

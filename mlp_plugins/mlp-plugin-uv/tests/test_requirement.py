@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlp_hookspecs import EnvironmentSpec, Option, StepInfo, StepNode, specs
-from mlp_plugin_uv import Pypi, plugin, pypi
+from mlp_plugin_uv import Pypi, PypiBase, Uv, plugin, pypi
 from mlp_plugin_uv.requirement import OLDEST_PYTHON, PLATFORM, normal_packages
 
 STEP = StepInfo("Train", StepNode("start", "linear"))
@@ -59,7 +59,7 @@ def test_normal_form_is_stable(packages: dict[str, str]) -> None:
         ({"python": "3"}, "a version such as '3.12'"),
         ({"python": "3.10"}, "3.11 or later"),
         ({"disabled": "yes"}, "disabled"),
-        ({"package": {"six": "1"}}, "no argument 'package'; it takes packages, python, disabled"),
+        ({"package": {"six": "1"}}, "no argument 'package'; it takes packages, python, file"),
     ],
 )
 def test_mistakes_are_refused_where_they_are_written(fields: dict[str, Any], culprit: str) -> None:
@@ -85,10 +85,11 @@ def test_plan_names_the_environment() -> None:
 
 
 def test_python_defaults_to_the_running_one() -> None:
-    """Without a version, the step runs under the minor version that starts the run."""
+    """Without a version, the step runs under the minor version that starts the run, which is told from a wish."""
     spec = plan(Pypi(packages={"six": ""}))
     assert spec is not None
-    assert spec.requirement["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert "python" not in spec.requirement
+    assert spec.requirement["default_python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def test_step_can_opt_out() -> None:
@@ -117,7 +118,7 @@ def test_hooks_fit_the_contract() -> None:
     manager.add_hookspecs(specs)
     manager.register(plugin)
     manager.check_pending()
-    assert manager.hook.mlp_options() == [(Pypi,)]
+    assert manager.hook.mlp_options() == [(Pypi, PypiBase, Uv)]
     assert [(b.kind, b.name) for b in manager.hook.mlp_backends()[0]] == [("environment", "pypi")]
 
 

@@ -9,6 +9,7 @@ import pytest
 from mlp_hookspecs import EnvironmentSpec
 from mlp_plugin_uv import Pypi
 from mlp_plugin_uv.locks import read_lock, read_pins, write_pins
+from mlp_plugin_uv.planning import plan
 from mlp_plugin_uv.plugin import mlp_resolve_environment
 from mlp_plugin_uv.tool import explain
 
@@ -26,24 +27,24 @@ def resolve(python: str, **packages: str) -> EnvironmentLock:
 
 def test_lock_is_exact(lock: EnvironmentLock, other_python: str) -> None:
     """A lock pins the packages that were asked for and those that the worker needs, each with hashes."""
-    python, pins = read_lock(lock.content)
-    names = [pin.requirement.partition("==")[0] for pin in pins]
-    assert (python, lock.python, lock.backend, lock.platforms) == (other_python, other_python, "pypi", ())
-    assert names == ["attrs", "cloudpickle", "packaging", "pluggy", "six"]
-    assert "six==1.17.0" in [pin.requirement for pin in pins]
-    assert all(pin.hashes for pin in pins)
+    contents = read_lock(lock.content)
+    assert (contents.python, lock.python, lock.backend, lock.platforms) == (other_python, other_python, "pypi", ())
+    assert list(lock.packages) == ["attrs", "cloudpickle", "packaging", "pluggy", "six"]
+    assert lock.packages["six"] == "1.17.0"
+    assert all(pin.hashes for pin in contents.pins)
+    assert not lock.has_own_packages
 
 
 def test_same_requirement_gives_same_lock(lock: EnvironmentLock, other_python: str) -> None:
     """Asked again, in another spelling, the answer has the same digest."""
-    again = Pypi(packages={"SIX": " == 1.17.0"}, python=other_python).environment
+    again = plan([Pypi(packages={"SIX": " == 1.17.0"}, python=other_python)], "")
     assert again is not None
     assert mlp_resolve_environment(again, ()).digest == lock.digest
 
 
 def test_lock_holds_for_every_platform(other_python: str) -> None:
     """Packages of which some platforms have no need are in the lock, with a marker."""
-    _, pins = read_lock(resolve(other_python, click="8.1.7").content)
+    pins = read_lock(resolve(other_python, click="8.1.7").content).pins
     assert any(pin.requirement.startswith("colorama==") and "; " in pin.requirement for pin in pins)
 
 

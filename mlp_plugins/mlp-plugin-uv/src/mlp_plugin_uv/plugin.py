@@ -1,11 +1,11 @@
-"""Which hooks the plugin implements: the option, its plan, and the environment backend behind it."""
+"""Which hooks the plugin implements: the options, their plan, and the environment backend behind them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from mlp_hookspecs import Backend, StepPlan, hookimpl
-from mlp_plugin_uv.options import BACKEND, Pypi
+from mlp_plugin_uv.options import BACKEND, Pypi, PypiBase, Uv
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,34 +22,40 @@ def mlp_backends() -> Sequence[Backend]:
 
 @hookimpl
 def mlp_options() -> Sequence[type[Option]]:
-    """Declare the decorator."""
-    return (Pypi,)
+    """Declare the decorators."""
+    return (Pypi, PypiBase, Uv)
 
 
 @hookimpl
-def mlp_plan_step(step: StepInfo, options: Sequence[Option]) -> StepPlan | None:  # noqa: ARG001 # the hook's signature
+def mlp_plan_step(step: StepInfo, options: Sequence[Option]) -> StepPlan | None:
     """Plan the environment that the step asks for."""
-    for option in options:
-        if isinstance(option, Pypi) and option.environment is not None:
-            return StepPlan(environment=option.environment)
-    return None
+    if not any(isinstance(option, Pypi | Uv) for option in options):
+        return None
+    from mlp_plugin_uv.planning import plan
+
+    environment = plan(options, step.node.file)
+    return None if environment is None else StepPlan(environment=environment)
 
 
 @hookimpl
-def mlp_resolve_environment(spec: EnvironmentSpec, platforms: Sequence[str]) -> EnvironmentLock:  # noqa: ARG001 # a lock holds for all
+def mlp_resolve_environment(spec: EnvironmentSpec, platforms: Sequence[str]) -> EnvironmentLock:
     """Lock the requirement."""
     from mlp_plugin_uv.resolve import resolve
 
-    return resolve(spec)
+    return resolve(spec, platforms)
 
 
 @hookimpl
-def mlp_provision_environment(
-    lock: EnvironmentLock,
-    root: Path,
-    packages: Path | None,  # noqa: ARG001 # nothing is bundled yet
-) -> ProvisionedEnvironment:
+def mlp_bundle_environment(lock: EnvironmentLock, platform: str, folder: Path) -> Sequence[str]:
+    """Put the lock's wheels into the folder."""
+    from mlp_plugin_uv.bundle import bundle
+
+    return bundle(lock, platform, folder)
+
+
+@hookimpl
+def mlp_provision_environment(lock: EnvironmentLock, root: Path, packages: Path | None) -> ProvisionedEnvironment:
     """Make the environment, or find it made."""
     from mlp_plugin_uv.provision import provision
 
-    return provision(lock, root)
+    return provision(lock, root, packages)

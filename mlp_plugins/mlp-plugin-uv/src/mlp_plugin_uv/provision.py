@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlp_hookspecs import ProvisionedEnvironment
 from mlp_hookspecs.provisioning import make_once
-from mlp_plugin_uv.locks import Pin, read_lock, write_pins
-from mlp_plugin_uv.tool import NO_DOWNLOADS, UvError, find_python, missing_python, run_uv
+from mlp_plugin_uv.locks import Lock, Pin, read_lock, write_pins
+from mlp_plugin_uv.tool import NO_DOWNLOADS, UvError, cpython, find_python, index_arguments, missing_python, run_uv
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from mlp_hookspecs import EnvironmentLock
 
 
-def provision(lock: EnvironmentLock, root: Path) -> ProvisionedEnvironment:
+def provision(lock: EnvironmentLock, root: Path, packages: Path | None) -> ProvisionedEnvironment:
     """Make the environment of a lock, or find it made.
 
     Parameters
@@ -26,6 +27,8 @@ def provision(lock: EnvironmentLock, root: Path) -> ProvisionedEnvironment:
         The lock.
     root : pathlib.Path
         The folder for environments.
+    packages : pathlib.Path or None
+        A folder with a bundle, or with the lock's own packages.
 
     Returns
     -------
@@ -38,11 +41,12 @@ def provision(lock: EnvironmentLock, root: Path) -> ProvisionedEnvironment:
         Where it cannot be made.
     """
     try:
-        python, pins = read_lock(lock.content)
+        contents = read_lock(lock.content)
     except ValueError as error:
         raise OSError(f"the lock is damaged or of an unknown version: {error}") from error
     target = Path(root).absolute() / lock.digest
-    make_once(target, lambda folder, descriptor: _build(folder, python, pins, descriptor), _is_whole)
+    folder = None if packages is None else Path(packages).absolute()
+    make_once(target, lambda staging, descriptor: _build(staging, contents, folder, descriptor), _is_whole)
     binaries = str(target / "bin")
     # Commands that the packages bring are found by the step's subprocesses, as in an activated environment.
     path = os.pathsep.join([binaries, os.environ.get("PATH", os.defpath)])
@@ -55,30 +59,78 @@ def _is_whole(target: Path) -> bool:
     return os.access(target / "bin" / "python", os.X_OK)
 
 
-def _build(folder: Path, python: str, pins: Sequence[Pin], descriptor: int) -> None:
+def _build(folder: Path, lock: Lock, packages: Path | None, descriptor: int) -> None:
     """Make an environment."""
-    interpreter = find_python(python)
-    if interpreter is None:
-        raise FileNotFoundError(missing_python(python))
     try:
-        venv = ["venv", "--relocatable", "--no-project", NO_DOWNLOADS, "--python", interpreter, str(folder)]
-        run_uv(venv, pass_fds=[descriptor])
-        _install(folder, pins, descriptor)
+        _make_venv(folder, lock.python, descriptor)
+        _install(folder, lock, packages, descriptor)
     except UvError as error:
         raise OSError(f"uv cannot make the environment: {error}") from error
 
 
-def _install(environment: Path, pins: Sequence[Pin], descriptor: int) -> None:
-    """Link the packages into an environment: from uv's cache alone where it has them all, which saves every request."""
+def _make_venv(folder: Path, python: str, descriptor: int) -> None:
+    """Make an environment without packages. uv looks for the interpreter itself, which saves a process."""
+    arguments = ["venv", "--relocatable", "--no-project", NO_DOWNLOADS, str(folder), "--python"]
+    try:
+        run_uv([*arguments, cpython(python)], pass_fds=[descriptor])
+    except UvError:
+        interpreter = find_python(python)
+        if interpreter is None:
+            raise FileNotFoundError(missing_python(python)) from None
+        run_uv([*arguments, interpreter, "--clear"], pass_fds=[descriptor])
+
+
+def _install(environment: Path, lock: Lock, packages: Path | None, descriptor: int) -> None:
+    """Link the packages into an environment."""
+    from mlp_plugin_uv.bundle import check_bundle, is_bundle
+
     arguments = ["pip", "install", "--no-deps", "--require-hashes", NO_DOWNLOADS]
     arguments += ["--python", str(environment / "bin" / "python"), "--requirements", "-"]
-    text = write_pins(pins)
-    # uv remembers an index's pages for a while: a lock may name a release that is newer than what it remembers.
+    if packages is not None and is_bundle(packages):
+        pins = check_bundle(lock, packages)
+        _install_from(arguments, pins, packages, descriptor)
+        return
+    if lock.own:
+        _install_own(arguments, lock.own, packages, descriptor)
+    published = [pin for pin in lock.pins if not pin.wheel]
+    arguments += index_arguments(lock.index, lock.extra_indexes)
+    # From uv's cache alone where it has them all, which saves every request. What it remembers of an index may be
+    # older than the lock.
     for further in (["--offline"], [], ["--refresh"]):
         try:
-            run_uv([*arguments, *further], stdin=text, pass_fds=[descriptor])
+            run_uv([*arguments, *further], stdin=write_pins(published), pass_fds=[descriptor])
         except UvError:
             if further == ["--refresh"]:
                 raise
         else:
             return
+
+
+def _install_own(arguments: Sequence[str], pins: Sequence[Pin], packages: Path | None, descriptor: int) -> None:
+    """Install packages that no index has: from a folder, or as they were kept on this host."""
+    from mlp_plugin_uv.own import find_wheel, keep_wheel, missing_wheels
+    from mlp_plugin_uv.sources import sha256_of
+
+    if packages is not None:
+        for pin in pins:
+            wheel = packages / pin.wheel
+            if wheel.is_file() and f"sha256:{sha256_of(wheel)}" not in pin.hashes:
+                raise OSError(f"{pin.wheel} is not the file that the lock names: its hash is {sha256_of(wheel)}")
+            if wheel.is_file():
+                # So that more can be added to the environment on this host.
+                keep_wheel(wheel)
+    found = {pin: find_wheel(pin) for pin in pins}
+    missing = [pin for pin, wheel in found.items() if wheel is None]
+    if missing:
+        raise OSError(f"the lock has packages of its own that are not here: {missing_wheels(missing)}")
+    with tempfile.TemporaryDirectory(prefix="mlp-own-") as folder:
+        for kept in found.values():
+            if kept is not None:
+                (Path(folder) / kept.name).symlink_to(kept)
+        _install_from(arguments, pins, Path(folder), descriptor)
+
+
+def _install_from(arguments: Sequence[str], pins: Sequence[Pin], folder: Path, descriptor: int) -> None:
+    """Install packages from files in a folder, with no network."""
+    offline = ["--offline", "--no-index", "--find-links", str(folder)]
+    run_uv([*arguments, *offline], stdin=write_pins(pins), pass_fds=[descriptor])

@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from mlp_plugin_uv.credentials import masked
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -21,7 +23,6 @@ NO_DOWNLOADS: Final = "--no-python-downloads"
 """Interpreters are the user's to install: none is fetched behind their back."""
 
 _LONGEST_MESSAGE: Final = 1000
-_CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _DRAWINGS: Final = " \u2502\u2570\u251c\u2500\u25b6\u00d7"
 """Blanks, and the lines, arrows and crosses that some versions of uv draw an error with."""
 _ERROR: Final = re.compile("error: |[ \u00d7]+\u00d7 ")
@@ -44,7 +45,13 @@ class UvError(Exception):
         self.status = status
 
 
-def run_uv(arguments: Sequence[str], *, stdin: str = "", pass_fds: Sequence[int] = ()) -> str:
+def run_uv(
+    arguments: Sequence[str],
+    *,
+    stdin: str = "",
+    pass_fds: Sequence[int] = (),
+    variables: Mapping[str, str] | None = None,
+) -> str:
     """Run uv and return its standard output.
 
     Parameters
@@ -55,6 +62,8 @@ def run_uv(arguments: Sequence[str], *, stdin: str = "", pass_fds: Sequence[int]
         What it reads.
     pass_fds : sequence of int
         Descriptors that it keeps open until it ends.
+    variables : mapping of str to str or None
+        Further environment variables.
 
     Raises
     ------
@@ -69,7 +78,7 @@ def run_uv(arguments: Sequence[str], *, stdin: str = "", pass_fds: Sequence[int]
         capture_output=True,
         encoding="utf-8",
         errors="replace",
-        env=_environment(os.environ),
+        env={**_environment(os.environ), **(variables or {})},
         pass_fds=pass_fds,
         check=False,
     )
@@ -84,8 +93,19 @@ def explain(output: str) -> str:
     starts = [number for number, line in enumerate(output.splitlines()) if _ERROR.match(line)]
     text = " ".join(line for line in lines[starts[0] if starts else 0 :] if line)
     text = re.sub(r" ?\b(cause|error): ", "; ", text).removeprefix("; ")
-    text = _CREDENTIALS.sub("***", text)
+    text = masked(text)
     return text if len(text) <= _LONGEST_MESSAGE else text[: _LONGEST_MESSAGE - 4] + " ..."
+
+
+def cpython(version: str) -> str:
+    """Return how uv is asked for an interpreter of a version."""
+    return f"cpython{version}"
+
+
+def index_arguments(index: str | None, extra_indexes: Sequence[str]) -> list[str]:
+    """Return the arguments that name indexes."""
+    default = ["--default-index", index] if index else []
+    return default + [argument for url in extra_indexes for argument in ("--index", url)]
 
 
 def find_python(version: str) -> str | None:
@@ -102,7 +122,7 @@ def find_python(version: str) -> str | None:
         The path; None where uv finds none of that version.
     """
     try:
-        return run_uv(["python", "find", "--system", "--no-project", NO_DOWNLOADS, f"cpython{version}"]).strip()
+        return run_uv(["python", "find", "--system", "--no-project", NO_DOWNLOADS, cpython(version)]).strip()
     except UvError:
         # One interpreter that cannot be run ends that search; the list leaves it out.
         return next((path for found, path in installed_pythons() if f"{found}.".startswith(f"{version}.")), None)
