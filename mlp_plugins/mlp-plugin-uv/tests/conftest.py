@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import io
 import json
+import shutil
 import sys
 import tarfile
 import threading
@@ -21,7 +22,7 @@ from mlp_hookspecs import PLATFORM_FLOORS
 from mlp_plugin_uv import Pypi
 from mlp_plugin_uv.planning import plan
 from mlp_plugin_uv.plugin import mlp_resolve_environment
-from mlp_plugin_uv.tool import installed_pythons
+from mlp_plugin_uv.tool import installed_pythons, run_uv
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -173,13 +174,13 @@ def serve(folder: Path) -> Index:
 
         def do_GET(self) -> None:
             """Answer whoever knows the password."""
-            index.requests.append(self.path)
+            opened.requests.append(self.path)
             found = None
             if self.headers.get("Authorization") != expected:
                 self.send_response(401)
                 self.send_header("WWW-Authenticate", 'Basic realm="tests"')
             else:
-                found = index.answer(self.path, self.headers.get("Accept", ""))
+                found = opened.answer(self.path, self.headers.get("Accept", ""))
                 self.send_response(200 if found else 404)
             kind, content = found or ("text/plain", b"")
             self.send_header("Content-Type", kind)
@@ -193,17 +194,20 @@ def serve(folder: Path) -> Index:
         def log_message(self, *arguments: object) -> None:
             """Keep quiet."""
 
-    index = Index(folder, http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler))
-    return index
+    opened = Index(folder, http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+    return opened
 
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
     """An index with the package ``tinypkg``, which nothing is configured for, and empty caches."""
     served = serve(tmp_path / "served")
-    thread = threading.Thread(target=served.server.serve_forever)
+    thread = threading.Thread(target=served.server.serve_forever, args=(0.02,))
     thread.start()
     served.add("tinypkg", "1.0")
+    # What uv knows of interpreters, which takes a second to find out, is the same for every cache.
+    for known in Path(run_uv(["cache", "dir"]).strip()).glob("interpreter-*"):
+        shutil.copytree(known, tmp_path / "cache" / known.name)
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")

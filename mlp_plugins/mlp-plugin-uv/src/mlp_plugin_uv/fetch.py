@@ -47,8 +47,8 @@ def fetch(url: str, target: Path, hashes: Sequence[str], indexes: Sequence[str])
         found = _download_again(url, building, {text.partition(":")[0] for text in hashes}, indexes)
         if not found & set(hashes):
             raise OSError(
-                f"{name} from {_host(url)} is not the file that the lock names: it has {min(found)}, and the lock"
-                f" has {', '.join(hashes)}"
+                f"{name} from {_host(url)} is not the file that the lock names: it has {min(found)} instead of"
+                f" {' or '.join(hashes)}"
             )
         building.rename(target)
     finally:

@@ -169,7 +169,7 @@ class _Reader:
             if constrains and (requirement.url or requirement.extras):
                 raise ValueError(f"{text!r} is refused as a constraint: it must be a name and a version")
             _check_url(requirement)
-            (self._constraints if constrains else self._requirements).append(str(requirement))
+            (self._constraints if constrains else self._requirements).append(_written(requirement))
             if hashes:
                 self._hashes.setdefault(normal_name(requirement.name), set()).update(hashes)
             return
@@ -194,6 +194,7 @@ class _Reader:
             raise ValueError(f"the local path {path!r} is no project: it has neither pyproject.toml nor setup.py")
         known = self._sources.get(str(place))
         wanted = {normal_name(extra) for extra in extras} | set(known.extras if known else ())
+        marker = _marker(marker)
         marker = "" if known is not None and known.marker != marker else marker
         self._sources[str(place)] = Source(digest_of(place), tuple(sorted(wanted)), marker)
 
@@ -284,7 +285,7 @@ class _Reader:
             if urls.get(source.get("index")) is None:
                 raise ValueError(f"its source {dict(source)!r} names no entry of tool.uv.index")
             self._extra_indexes.append(normal_index(f"{source['index']}={urls[source['index']]}"))
-            self._requirements.append(str(requirement))
+            self._requirements.append(_written(requirement))
 
     def _finish_toml(self, path: Path, python: str, tool: Mapping[str, Any]) -> None:
         """Add what a TOML file says beside its requirements."""
@@ -348,6 +349,24 @@ def _requirement(text: str) -> Any:
         return Parsed(text)
     except InvalidRequirement as error:
         raise ValueError(f"{text!r} is no requirement: {str(error).splitlines()[0]}") from error
+
+
+def _written(requirement: Any) -> str:
+    """Return a requirement in one form, whatever library has read it."""
+    extras = f"[{','.join(sorted(map(normal_name, requirement.extras)))}]" if requirement.extras else ""
+    which = f" @ {requirement.url}" if requirement.url else ",".join(sorted(map(str, requirement.specifier)))
+    marker = f" ; {requirement.marker}" if requirement.marker else ""
+    return f"{normal_name(requirement.name)}{extras}{which}{marker}"
+
+
+def _marker(text: str) -> str:
+    """Return a marker in one form."""
+    from packaging.markers import InvalidMarker, Marker
+
+    try:
+        return str(Marker(text)) if text else ""
+    except InvalidMarker as error:
+        raise ValueError(f"{text!r} is no marker: {str(error).splitlines()[0]}") from error
 
 
 def _is_local(text: str, folder: Path) -> bool:

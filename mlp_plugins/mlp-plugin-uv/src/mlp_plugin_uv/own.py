@@ -146,11 +146,11 @@ class Workshop:
     def _uv_build(self, source: Path, folder: Path, what: str) -> Path:
         """Build a wheel in an isolated environment."""
         arguments = ["build", "--wheel", "--out-dir", str(folder), NO_DOWNLOADS, "--python", cpython(self.python)]
-        arguments += [*index_arguments(self.index, self.extra_indexes), "--quiet", str(source)]
+        arguments += [*index_arguments(self.index, self.extra_indexes), str(source)]
         try:
             run_uv(arguments, variables={"SOURCE_DATE_EPOCH": _EPOCH})
         except UvError as error:
-            raise ValueError(f"{what} cannot be built: {error}") from error
+            raise ValueError(f"{what} cannot be built: {error.last_words}; {error}") from error
         wheels = list(folder.glob("*.whl"))
         if len(wheels) != 1:
             raise ValueError(f"{what} cannot be built: its build made {len(wheels)} wheels instead of one")

@@ -149,7 +149,8 @@ class _Resolver:
         arguments += [argument for extra in project.extras for argument in ("--extra", extra)]
         arguments += [argument for group in project.groups for argument in ("--group", group)]
         try:
-            return read_entries(run_uv(arguments), Path(project.path))
+            # uv writes paths relative to the working folder.
+            return read_entries(run_uv(arguments), Path.cwd())
         except UvError as error:
             if "needs to be updated" in str(error):
                 raise ValueError(

@@ -43,6 +43,11 @@ class UvError(Exception):
         """Make the error; its text is uv's own explanation, shortened."""
         super().__init__(explain(output) or f"uv ended with status {status}")
         self.status = status
+        lines = [line.strip() for line in output.splitlines()]
+        starts = [number for number, line in enumerate(lines) if line.startswith("error: Failed to build")]
+        said = [line for line in lines[: starts[-1] if starts else 0] if line]
+        self.last_words = masked(said[-1])[:_LONGEST_MESSAGE] if said else ""
+        """The last line that the build of a package printed, where that has failed."""
 
 
 def run_uv(
