@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +23,20 @@ if TYPE_CHECKING:
     from conftest import Index  # a fixture's class
 
 PROVISION = """
-import sys
+import os, sys
 from pathlib import Path
 from mlp_hookspecs import EnvironmentLock, wire
-from mlp_hookspecs.provisioning import remove
+from mlp_plugin_uv import provision
 from mlp_plugin_uv.plugin import mlp_provision_environment
+
+def run_uv(arguments, **options):
+    if "venv" in arguments:
+        with open(os.environ["BUILDS"], "a") as log:
+            log.write("built\\n")
+    return original(arguments, **options)
+
+if "BUILDS" in os.environ:
+    original, provision.run_uv = provision.run_uv, run_uv
 made = mlp_provision_environment(wire.loads(EnvironmentLock, sys.argv[1]), Path(sys.argv[2]), None)
 print(made.python, Path(made.python).parents[1].stat().st_ino)
 """
@@ -149,14 +160,46 @@ def test_environment_is_made_again_when_its_python_has_gone(lock: EnvironmentLoc
     check(mlp_provision_environment(lock, tmp_path, None), tmp_path, lock)
 
 
-def test_many_at_once_share_one(lock: EnvironmentLock, tmp_path: Path) -> None:
-    """Processes that ask at the same time all get the one environment that one of them makes."""
-    commands = [provision_command(lock, tmp_path)] * 6
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+def test_many_at_once_share_one(lock: EnvironmentLock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that ask at the same time all get the one environment that one of them makes, once."""
+    monkeypatch.setenv("BUILDS", str(tmp_path / "builds"))
+    root = tmp_path / "envs"
+    processes = [subprocess.Popen(provision_command(lock, root), stdout=subprocess.PIPE, text=True) for _ in range(20)]
     answers = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * 6
+    assert [process.returncode for process in processes] == [0] * 20
     assert len(set(answers)) == 1
-    check(mlp_provision_environment(lock, tmp_path, None), tmp_path, lock)
+    assert (tmp_path / "builds").read_text() == "built\n"
+    check(mlp_provision_environment(lock, root, None), root, lock)
+
+
+def test_crowd_survives_killings(lock: EnvironmentLock, tmp_path: Path) -> None:
+    """Of processes that ask at the same time some are killed at any moment: the others get a whole environment."""
+    chance = random.Random(20260131)  # noqa: S311 # repeatable on purpose
+    for round_number in range(4):
+        root = tmp_path / f"envs{round_number}"
+        processes = [
+            subprocess.Popen(
+                provision_command(lock, root), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            )
+            for _ in range(5)
+        ]
+        doomed = set(chance.sample(range(5), 3))
+        for number in doomed:
+            time.sleep(chance.uniform(0, 0.25))
+            processes[number].kill()
+        answers = [process.communicate()[0] for process in processes]
+        kept = {answers[number] for number in set(range(5)) - doomed}
+        assert len(kept) == 1
+        assert kept != {""}
+        check(mlp_provision_environment(lock, root, None), root, lock)
+
+
+def test_environment_is_read_only(lock: EnvironmentLock, tmp_path: Path) -> None:
+    """Neither the files nor the folders of an environment can be written to."""
+    mlp_provision_environment(lock, tmp_path, None)
+    found = [path for path in (tmp_path / lock.digest).rglob("*") if not path.is_symlink()]
+    assert len(found) > len(lock.packages)
+    assert [path for path in found if path.stat().st_mode & 0o222] == []
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace to kill at chosen system calls")
