@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 from mlp_hookspecs import EnvironmentLock, EnvironmentSpec
@@ -13,6 +15,7 @@ class TestPypi(EnvironmentContract):
 
     plugin = "mlp_plugin_uv.plugin"
     name = "pypi"
+    caches: ClassVar[tuple[str, ...]] = ("UV_CACHE_DIR", "XDG_CACHE_HOME")
 
     @pytest.fixture
     def spec(self, requirement: EnvironmentSpec) -> EnvironmentSpec:
@@ -28,3 +31,8 @@ class TestPypi(EnvironmentContract):
     def impossible(self, other_python: str) -> EnvironmentSpec:
         """A version that there is none of."""
         return EnvironmentSpec("pypi", {"packages": {"six": "99"}, "python": other_python})
+
+    @pytest.fixture
+    def addition(self) -> EnvironmentSpec:
+        """A requirement that can be added to the lock."""
+        return EnvironmentSpec("pypi", {"packages": {"iniconfig": "2.0.0"}, "default_python": "3.11"})
