@@ -84,7 +84,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         archive.writestr("priv-1.0.dist-info/RECORD", "")
     content = wheel.read_bytes()
     link = f'<a href="{wheel.name}#sha256={hashlib.sha256(content).hexdigest()}">{wheel.name}</a>'
-    served = {"/simple/priv/": link.encode(), f"/simple/priv/{wheel.name}": content}
+    served = {"/index/priv/": link.encode(), f"/index/priv/{wheel.name}": content}
     expected = "Basic " + base64.b64encode(f"ada:{PASSWORD}".encode()).decode()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -113,7 +113,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("UV_INDEX_ACME_PASSWORD", PASSWORD)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     try:
-        yield f"http://127.0.0.1:{server.server_port}/simple"
+        yield f"http://127.0.0.1:{server.server_port}/index"
     finally:
         server.shutdown()
         server.server_close()

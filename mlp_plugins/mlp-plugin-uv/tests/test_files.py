@@ -57,8 +57,8 @@ def test_requirements_file(flow: Path) -> None:
     text = f"""# comment
 -r ../shared/base.in
 --requirement=../shared/base.in
---index-url https://one/simple
---extra-index-url acme=https://two/simple
+--index-url https://one/index
+--extra-index-url acme=https://two/index
 six >=1 , <2 \\
     --hash={HASH} \\
     --hash={HASH.replace("a", "b")}
@@ -77,8 +77,8 @@ git+https://host/bare@main#egg=bare
             "tool @ git+ssh://git@host/tool.git@v1",
         ],
         "constraints": ["numpy<2"],
-        "extra_indexes": ["acme=https://two/simple"],
-        "index": "https://one/simple",
+        "extra_indexes": ["acme=https://two/index"],
+        "index": "https://one/index",
         "hashes": {"six": [HASH, HASH.replace("a", "b")]},
     }
 
@@ -94,7 +94,7 @@ def test_same_content_is_the_same_requirement(flow: Path) -> None:
         ("https://ada:s3cret@host/six-1-py3-none-any.whl", "has credentials in the URL https://***@"),
         ("six @ git+https://t0ken@host/six", "UV_INDEX_ACME_PASSWORD"),
         ("six @ https://${TOKEN}@host/six-1.0-py3-none-any.whl", "credentials"),
-        ("--index-url https://ada:s3cret@host/simple", "credentials"),
+        ("--index-url https://ada:s3cret@host/index", "credentials"),
         ("six @ https://host/six-1.0-py3-none-any.whl", "may change: add its hash"),
         ("six @ hg+https://host/six", "repositories other than git's"),
         ("https://host/archive/main.zip", "write it as 'name @ https://host/archive/main.zip'"),
@@ -135,7 +135,7 @@ test = ["pluggy", {include-group = "base_group"}]
 base-group = ["attrs>=23"]
 [tool.uv]
 constraint-dependencies = ["numpy<2"]
-index = [{name = "acme", url = "https://acme/simple", explicit = true}, {url = "https://more/simple"}]
+index = [{name = "acme", url = "https://acme/index", explicit = true}, {url = "https://more/index"}]
 [tool.uv.sources]
 tool = {git = "https://host/tool", tag = "v1", subdirectory = "py"}
 priv = {index = "acme"}
@@ -158,7 +158,7 @@ def test_pyproject(flow: Path) -> None:
             "tool @ git+https://host/tool@v1#subdirectory=py",
         ],
         "constraints": ["numpy<2"],
-        "extra_indexes": ["acme=https://acme/simple", "https://more/simple"],
+        "extra_indexes": ["acme=https://acme/index", "https://more/index"],
     }
 
 
@@ -213,7 +213,7 @@ created-by = "somebody"
 name = "Six"
 version = "1.17.0"
 marker = "sys_platform == 'linux'"
-index = "https://acme/simple"
+index = "https://acme/index"
 wheels = [{{url = "https://acme/six-1.17.0-py3-none-any.whl", hashes = {{sha256 = "{64 * "a"}"}}}}]
 """
 
@@ -224,8 +224,7 @@ def test_pylock(flow: Path) -> None:
     assert file_asks(flow, PYLOCK, "pylock.toml") == {
         "python": "3.12",
         "packages": {},
-        "extra_indexes": ["https://acme/simple"],
-        "pylock": [{**entry, "index": "https://acme/simple"}],
+        "pylock": [entry],
     }
 
 
@@ -285,11 +284,11 @@ def test_flow_without_a_file_is_told(flow: Path) -> None:
         {"file": ""},
         {"extras": "viz"},
         {"groups": ["a b"]},
-        {"index": "https://ada:s3cret@host/simple"},
+        {"index": "https://ada:s3cret@host/index"},
         {"index": "host/simple"},
         {"index": "ftp://host/simple"},
-        {"extra_indexes": "https://host/simple"},
-        {"extra_indexes": ["acme=https://ada@host/simple"]},
+        {"extra_indexes": "https://host/index"},
+        {"extra_indexes": ["acme=https://ada@host/index"]},
     ],
 )
 def test_bad_fields_are_refused_where_they_are_written(fields: dict[str, Any]) -> None:
@@ -318,10 +317,10 @@ def test_step_and_flow_are_united(flow: Path, options: Sequence[Option], package
 
 def test_step_s_fields_win(flow: Path) -> None:
     """Of every other field the step's holds if it is given."""
-    base = PypiBase(python="3.12", index="https://one/simple", extra_indexes=["https://two/simple"])
+    base = PypiBase(python="3.12", index="https://one/index", extra_indexes=["https://two/index"])
     found = asked(flow, base, Pypi(python="3.13"))
-    assert (found["python"], found["index"]) == ("3.13", "https://one/simple")
-    assert asked(flow, base, Pypi(index="https://three/simple"))["index"] == "https://three/simple"
+    assert (found["python"], found["index"]) == ("3.13", "https://one/index")
+    assert asked(flow, base, Pypi(index="https://three/index"))["index"] == "https://three/index"
 
 
 def test_disabled_step_has_no_environment(flow: Path) -> None:

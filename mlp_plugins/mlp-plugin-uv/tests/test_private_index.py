@@ -184,7 +184,7 @@ def test_messages_are_masked(monkeypatch: pytest.MonkeyPatch, text: str, shown: 
 
 def test_credentials_in_a_lock_are_refused(other_python: str, tmp_path: Path) -> None:
     """A lock whose index has credentials in it is none of ours."""
-    content = f"# mlp-plugin-uv 1, python {other_python}\n# index https://{USER}:{PASSWORD}@host/simple\n"
+    content = f"# mlp-plugin-uv 1, python {other_python}\n# index https://{USER}:{PASSWORD}@host/index\n"
     with pytest.raises(OSError, match="the lock is damaged") as caught:
         mlp_provision_environment(EnvironmentLock("pypi", content, other_python), tmp_path, None)
     assert PASSWORD not in str(caught.value)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 HINT: Final = (
     "leave them out, and give them in a netrc file, in a keyring, or, for an index with a name such as"
-    " 'acme=https://host/simple', by the variables UV_INDEX_ACME_USERNAME and UV_INDEX_ACME_PASSWORD"
+    " 'acme=https://host/index', by the variables UV_INDEX_ACME_USERNAME and UV_INDEX_ACME_PASSWORD"
 )
 """What to do with credentials that are in the wrong place."""
 

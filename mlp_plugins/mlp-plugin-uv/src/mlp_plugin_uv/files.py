@@ -27,7 +27,6 @@ _LOCAL: Final = re.compile(r"(?P<path>[^\[;]+?)\s*(?:\[(?P<extras>[^\]]*)\])?\s*
 _REMOTE: Final = re.compile(r"(git\+)?[a-z]+://")
 _UNKNOWN_SOURCE: Final = "its entry in tool.uv.sources is more than this decorator knows: use @uv"
 _DEEPEST: Final = 10
-_PYPI: Final = "https://pypi.org/simple"
 
 
 def read_file(path: Path, boundary: Path, extras: Sequence[str] = (), groups: Sequence[str] = ()) -> Requirement:
@@ -243,8 +242,6 @@ class _Reader:
         for entry in entries:
             if entry.path:
                 self._add_local(entry.path, (), entry.marker, path.parent)
-            if entry.index and entry.index.rstrip("/") != _PYPI:
-                self._extra_indexes.append(normal_index(entry.index))
         self._pylock = entries
         self._python = str(self._toml(path.name, text).get("requires-python", ""))
 
@@ -295,12 +292,9 @@ class _Reader:
             )
         for text in tool.get("constraint-dependencies", ()):
             self._add(text, path.parent, constrains=True)
-        for entry in tool.get("index", ()):
-            url = f"{entry['name']}={entry['url']}" if "name" in entry else entry["url"]
-            if entry.get("default"):
-                self._index = normal_index(url)
-            elif not entry.get("explicit"):
-                self._extra_indexes.append(normal_index(url))
+        default, others = indexes_of(tool)
+        self._index = default or self._index
+        self._extra_indexes += others
         self._python = python
 
     # ------------------------------------------------------------------------------------ files
@@ -323,6 +317,31 @@ class _Reader:
             return tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise ValueError(f"{name} is no TOML: {error}") from error
+
+
+def indexes_of(tool: Mapping[str, Any], *, explicit: bool = False) -> tuple[str | None, list[str]]:
+    """Return the indexes in a table ``tool.uv``: the default one, and the others.
+
+    Parameters
+    ----------
+    tool : mapping
+        The table.
+    explicit : bool
+        Whether those are wanted too that are only for packages which name them.
+
+    Raises
+    ------
+    ValueError
+        Where one is refused.
+    """
+    default, others = None, []
+    for entry in tool.get("index", ()):
+        url = normal_index(f"{entry['name']}={entry['url']}" if "name" in entry else entry["url"])
+        if entry.get("default"):
+            default = url
+        elif explicit or not entry.get("explicit"):
+            others.append(url)
+    return default, others
 
 
 def _logical_lines(text: str) -> Iterable[tuple[int, str]]:

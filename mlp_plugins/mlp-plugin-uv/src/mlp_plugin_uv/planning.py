@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from mlp_hookspecs import EnvironmentSpec
-from mlp_plugin_uv.files import merged, read_file
+from mlp_plugin_uv.files import indexes_of, merged, read_file
 from mlp_plugin_uv.options import BACKEND, Pypi, PypiBase, Uv
 from mlp_plugin_uv.requirement import Project, Requirement, Source
 from mlp_plugin_uv.sources import boundary_of, digest_of, project_of
@@ -77,23 +77,23 @@ def _united(options: Sequence[Pypi]) -> Pypi:
     return first
 
 
-def _requirement(pypi: Pypi, uv: Uv | None, flow_file: Path) -> Requirement:
+def _requirement(wanted: Pypi, uv: Uv | None, flow_file: Path) -> Requirement:
     """Return what the decorators ask for, with what their files say."""
-    asked = pypi.python or (uv.python if uv is not None else None)
+    asked = wanted.python or (uv.python if uv is not None else None)
     python = asked or f"{sys.version_info.major}.{sys.version_info.minor}"
     own = Requirement(
         python,
         is_default=asked is None,
-        packages=pypi.packages,
-        index=pypi.index,
-        extra_indexes=pypi.extra_indexes,
+        packages=wanted.packages,
+        index=wanted.index,
+        extra_indexes=wanted.extra_indexes,
     )
     if uv is not None:
         read = _read_project(uv, flow_file)
-    elif pypi.file is not None:
-        place = _place(flow_file, f"file={pypi.file!r}")
-        read = read_file(place.parent / pypi.file, boundary_of(place), pypi.extras, pypi.groups)
-    elif pypi.extras or pypi.groups:
+    elif wanted.file is not None:
+        place = _place(flow_file, f"file={wanted.file!r}")
+        read = read_file(place.parent / wanted.file, boundary_of(place), wanted.extras, wanted.groups)
+    elif wanted.extras or wanted.groups:
         raise ValueError("extras and groups are those of a pyproject.toml: give it as file='pyproject.toml'")
     else:
         return own
@@ -115,9 +115,12 @@ def _read_project(uv: Uv, flow_file: Path) -> Requirement:
     digest = hashlib.sha256()
     for file in (folder / "pyproject.toml", lock.parent / "pyproject.toml", lock):
         digest.update(file.read_bytes() if file.is_file() else b"")
+    index, extra_indexes = indexes_of(project.get("tool", {}).get("uv", {}), explicit=True)
     return Requirement(
         str(project.get("project", {}).get("requires-python", "")),
         sources=_local_sources(table, lock.parent, folder),
+        index=index,
+        extra_indexes=tuple(extra_indexes),
         project=Project(str(folder), f"sha256-{digest.hexdigest()}", uv.extras, uv.groups),
     )
 

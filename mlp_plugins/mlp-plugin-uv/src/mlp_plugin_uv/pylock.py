@@ -29,8 +29,6 @@ class Entry:
         Where it is needed; empty for everywhere.
     hashes : tuple of str
         The hashes of its files, as ``sha256:...``; sorted.
-    index : str
-        The index that it is published by, where the lock says so.
     git, commit : str
         The repository's URL, and the commit; empty for what is not built from one.
     subdirectory : str
@@ -47,7 +45,6 @@ class Entry:
     version: str = ""
     marker: str = ""
     hashes: tuple[str, ...] = ()
-    index: str = ""
     git: str = ""
     commit: str = ""
     subdirectory: str = ""
@@ -100,7 +97,7 @@ def read_entries(text: str, folder: Path) -> tuple[Entry, ...]:
 def _read_entry(package: Mapping[str, Any], folder: Path) -> Entry:
     """Read one package."""
     name = normal_name(package["name"])
-    entry = Entry(name, package.get("version", ""), package.get("marker", ""), index=package.get("index", ""))
+    entry = Entry(name, package.get("version", ""), package.get("marker", ""))
     if "vcs" in package:
         vcs = package["vcs"]
         if vcs["type"] != "git":

@@ -96,7 +96,7 @@ def normal_index(index: object) -> str:
         Where it is no URL, or has credentials.
     """
     if not isinstance(index, str):
-        raise TypeError(f"index={index!r} is refused: it must be text, such as 'https://host/simple'")
+        raise TypeError(f"index={index!r} is refused: it must be text, such as 'https://host/index'")
     text = index.strip()
     refuse_credentials("an index", text)
     scheme, _, rest = split_index(text).url.partition("://")
