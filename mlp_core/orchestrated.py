@@ -316,7 +316,7 @@ def _attempt(session: Session, position: Position, task: ReadyTask, attempt: tup
     step = StepSetup(planned, launcher="", lock=blueprint.locks.get(task.key.step))
     sink = _Collecting(plan.timeout_seconds, GRACE_SECONDS if plan.grace_seconds is None else plan.grace_seconds)
     try:
-        if plan.environment_at_exec:
+        if plan.environment_at_exec and caught is None:  # who stores a failure runs none of the user's code
             step = attrs.evolve(step, lock=_look_up(session, position, task, number))
     except (MlpError, OSError, ValueError) as error:
         message = f"the environment of step {task.key.step!r} cannot be resolved: {error}"

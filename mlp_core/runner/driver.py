@@ -123,6 +123,7 @@ class Driver:
         self._admission = self._make_admission(machine, max_workers)
         self._lacking = lacking_gpus(machine, gpus)
         self._attempts: dict[str, _Attempt] = {}
+        self._preparing: set[str] = set()
         self._done: dict[TaskKey, _Done] = {}
         self._timers: Timers[tuple[Literal["retry", "timeout"], str]] = Timers(clock)
         self._failures: list[TaskFailure] = []
@@ -188,6 +189,7 @@ class Driver:
     def _take(self, message: Ended) -> tuple[_Attempt, StepOutcome]:
         """Free what an attempt held, and return how it ended."""
         attempt = self._attempts.pop(message.attempt_id)
+        self._preparing.discard(message.attempt_id)
         self._admission.release(message.attempt_id)
         result = message.result
         outcome = StepOutcome("failed", failure=result) if isinstance(result, Failure) else result
@@ -345,18 +347,21 @@ class Driver:
         requests = []
         for attempt in attempts:
             step = self._steps[attempt.task.key.step]
-            if self._late is not None and step.planned.plan.environment_at_exec:
-                self._late.begin(f"{attempt.task.key.path}/{attempt.number}", step, attempt.task)
+            # Who stores a caught failure runs none of the user's code, and needs no environment.
+            if self._late is not None and step.planned.plan.environment_at_exec and attempt.caught is None:
+                attempt_id = f"{attempt.task.key.path}/{attempt.number}"
+                self._preparing.add(attempt_id)
+                self._late.begin(attempt_id, step, attempt.task)
             else:
                 requests.append(self._request(attempt, step))
         self._hand_over(name, requests)
 
     def _start_prepared(self, message: Prepared) -> None:
-        """Record the environment of an attempt, and hand it to its launcher; if the run is ending it is over."""
-        attempt = self._attempts[message.attempt_id]
-        if self._cancelled:
-            self._inbox.lost(message.attempt_id, Failure("cancelled", "the run was interrupted"))
+        """Record the environment of an attempt, and hand it to its launcher, unless it was cancelled meanwhile."""
+        if message.attempt_id not in self._preparing:
             return
+        self._preparing.remove(message.attempt_id)
+        attempt = self._attempts[message.attempt_id]
         self._writer.write([message.record], sync=False)
         self._hand_over(message.step.launcher, [self._request(attempt, message.step)])
 
@@ -479,6 +484,9 @@ class Driver:
             self._progress.note("interrupted: waiting for the running tasks to end; once more kills them")
         self._cancelled = True
         self._admission.drop_waiting()
+        for attempt_id in self._preparing:
+            self._inbox.lost(attempt_id, Failure("cancelled", "the run was interrupted"))
+        self._preparing.clear()
         running: dict[str, list[str]] = {}
         for demand in self._admission.running_demands():
             running.setdefault(demand.launcher, []).append(demand.id)
