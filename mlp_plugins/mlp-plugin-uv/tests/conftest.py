@@ -220,6 +220,18 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
 
 
 @pytest.fixture
+def forget(tmp_path: Path) -> Callable[[], None]:
+    """Let uv forget all that it has fetched, but not what it knows of interpreters."""
+
+    def forget() -> None:
+        for bucket in (tmp_path / "cache").iterdir():
+            if bucket.is_dir() and not bucket.name.startswith("interpreter-"):
+                shutil.rmtree(bucket)
+
+    return forget
+
+
+@pytest.fixture
 def index(served: Index, monkeypatch: pytest.MonkeyPatch) -> Index:
     """The index, beside the one that uv is configured for."""
     monkeypatch.setenv("UV_INDEX", served.url)

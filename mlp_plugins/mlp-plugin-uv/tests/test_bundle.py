@@ -61,13 +61,13 @@ def no_network() -> list[str]:
 
 
 def test_environment_is_made_without_a_network(
-    lock: EnvironmentLock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lock: EnvironmentLock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget: Callable[[], None]
 ) -> None:
     """With a whole bundle nothing else is needed: no network, and nothing that uv remembers."""
     names = bundle(lock, tmp_path / "bundle")
     assert sorted(path.name for path in (tmp_path / "bundle").iterdir()) == sorted(names)
     assert {"tinypkg-1.0-py3-none-any.whl", LIST} < set(names)
-    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "empty"))
+    forget()
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     arguments = [wire.dumps(lock).decode(), str(tmp_path / "envs"), str(tmp_path / "bundle")]
     code = "import tinypkg, attrs, pluggy; print(tinypkg.version)"
@@ -99,7 +99,7 @@ def test_foreign_platform_gets_its_files(island: Index, other_python: str, tmp_p
 
 
 def test_source_is_built_into_the_bundle(
-    island: Index, other_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    island: Index, other_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget: Callable[[], None]
 ) -> None:
     """What is only published as source is built once, for the bundle, and its wheel is held against that."""
     island.add_source("mine", "1.0")
@@ -108,7 +108,7 @@ def test_source_is_built_into_the_bundle(
     assert "mine-1.0-py3-none-any.whl" in names
     assert list(json.loads((tmp_path / "bundle" / LIST).read_text())["built"]) == ["mine-1.0-py3-none-any.whl"]
     monkeypatch.setenv("BUILD_LOG", str(tmp_path / "builds"))
-    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "empty"))
+    forget()
     island.stop()
     made = mlp_provision_environment(lock, tmp_path / "envs", tmp_path / "bundle")
     assert subprocess.check_output([made.python, "-c", "import mine; print(mine.version)"], text=True) == "1.0\n"
@@ -175,11 +175,11 @@ def test_tampered_bundle_is_refused(
 
 
 def test_changed_wheel_on_the_index_is_refused(
-    lock: EnvironmentLock, island: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lock: EnvironmentLock, island: Index, tmp_path: Path, forget: Callable[[], None]
 ) -> None:
     """A wheel that the index has replaced under the same name gets neither into a bundle nor an environment."""
     island.add("tinypkg", "1.0", code="evil = True\n")
-    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "empty"))
+    forget()
     name = "tinypkg-1.0-py3-none-any.whl"
     with pytest.raises(OSError, match=f"^{name} on the index is not the file that the lock names: it has sha256:"):
         bundle(lock, tmp_path / "bundle")
@@ -209,11 +209,11 @@ def test_lying_index_is_refused(
 
 
 def test_missing_release_is_told(
-    lock: EnvironmentLock, island: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lock: EnvironmentLock, island: Index, tmp_path: Path, forget: Callable[[], None]
 ) -> None:
     """A release that the index no longer has is named."""
     (island.folder / "index" / "tinypkg" / "tinypkg-1.0-py3-none-any.whl").unlink()
-    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "empty"))
+    forget()
     with pytest.raises(OSError, match=r"^the index does not have what the lock names: .*tinypkg==1\.0"):
         bundle(lock, tmp_path / "bundle")
     with pytest.raises(OSError, match=r"uv cannot make the environment: .*tinypkg==1\.0"):
@@ -221,11 +221,11 @@ def test_missing_release_is_told(
 
 
 def test_yanked_release(
-    lock: EnvironmentLock, island: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other_python: str
+    lock: EnvironmentLock, island: Index, tmp_path: Path, forget: Callable[[], None], other_python: str
 ) -> None:
     """A yanked release is not chosen any more, and said to be yanked; a lock that has it can still be made."""
     island.yanked.add("tinypkg-1.0-py3-none-any.whl")
-    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "empty"))
+    forget()
     with pytest.raises(ValueError, match=r"tinypkg==1\.0 .*yanked"):
         resolve(other_python, tinypkg="<2")
     assert "tinypkg-1.0-py3-none-any.whl" in bundle(lock, tmp_path / "bundle")

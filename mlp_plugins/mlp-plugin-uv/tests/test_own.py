@@ -170,7 +170,7 @@ def test_missing_repository_is_told(flow: Path, other_python: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_hashed_url_is_locked(served: Index, flow: Path, other_python: str) -> None:
+def test_hashed_url_is_locked(served: Index, flow: Path, other_python: str, forget: Callable[[], None]) -> None:
     """What a URL serves is taken when it is locked, if it has the hash that is given."""
     wheel = served.add("elsewhere", "1.0")
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
@@ -179,7 +179,7 @@ def test_hashed_url_is_locked(served: Index, flow: Path, other_python: str) -> N
     assert [pin.wheel for pin in read_lock(lock.content).own] == [wheel.name]
     assert "://" not in lock.content
     served.add("elsewhere", "1.0", code="changed = True\n")
-    shutil.rmtree(os.environ["UV_CACHE_DIR"])
+    forget()
     shutil.rmtree(os.environ["XDG_CACHE_HOME"])
     with pytest.raises(
         OSError, match=rf"^{wheel.name} from 127.0.0.1 is not the file that the lock names: it has sha256"
@@ -220,7 +220,7 @@ def uv_project(flow: Path, python: str) -> None:
 
 
 def test_uv_lock_is_taken(
-    island: Index, flow: Path, other_python: str, make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    island: Index, flow: Path, other_python: str, make_project: Callable[..., Path], forget: Callable[[], None]
 ) -> None:
     """A ``uv.lock`` is the answer, though the index has newer releases; the platform's packages are added to it."""
     island.add("extra", "1.0")
@@ -228,7 +228,7 @@ def test_uv_lock_is_taken(
     uv_project(flow, other_python)
     before = (flow.parent / "uv.lock").read_bytes()
     island.add("tinypkg", "2.0")
-    monkeypatch.setenv("UV_CACHE_DIR", str(flow.parent / "cache"))
+    forget()
     plain = mlp_resolve_environment(asked(flow, Uv(python=other_python)), ())
     assert {"tinypkg": "1.0", "mine": "1.0"}.items() <= plain.packages.items()
     assert "attrs" in plain.packages

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -126,7 +125,7 @@ def test_password_is_used_and_written_nowhere(
 
 
 def test_missing_and_wrong_passwords_are_told(
-    locked_out: Index, other_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    locked_out: Index, other_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget: Callable[[], None]
 ) -> None:
     """Without the right credentials the message says that they are missing, and does not show the wrong ones."""
     named = spec_of(other_python, f"acme={locked_out.bare_url}")
@@ -140,21 +139,21 @@ def test_missing_and_wrong_passwords_are_told(
     with pytest.raises(OSError, match=r"\w") as caught:
         mlp_bundle_environment(lock, this_platform(), tmp_path / "bundle")
     assert "batterystaple" not in str(caught.value)
-    shutil.rmtree(tmp_path / "cache")
+    forget()
     with pytest.raises(OSError, match="cannot make the environment") as failed:
         mlp_provision_environment(lock, tmp_path / "envs", None)
     assert "batterystaple" not in str(failed.value)
 
 
 def test_lock_s_index_is_used_elsewhere(
-    locked_out: Index, other_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    locked_out: Index, other_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget: Callable[[], None]
 ) -> None:
     """An index that the requirement names is in the lock: a host that knows the password needs no more."""
     monkeypatch.setenv("UV_INDEX_ACME_USERNAME", USER)
     monkeypatch.setenv("UV_INDEX_ACME_PASSWORD", PASSWORD)
     lock = mlp_resolve_environment(spec_of(other_python, f"acme={locked_out.bare_url}"), ())
     monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/nothing")
-    shutil.rmtree(tmp_path / "cache")
+    forget()
     assert Path(mlp_provision_environment(lock, tmp_path / "envs", None).python).exists()
 
 
