@@ -13,7 +13,7 @@ _PROVIDERS: Final = {
     "mlp-plugin-conda": ("environment:conda", "option:conda"),
     "mlp-plugin-ray": ("launcher:ray", "option:ray", "target:ray"),
     "mlp-plugin-scheduler": ("target:scheduler",),
-    "mlp-plugin-uv": ("environment:pypi", "environment:uv", "option:pypi", "option:uv"),
+    "mlp-plugin-uv": ("environment:pypi", "option:pypi", "option:pypi_base", "option:uv"),
 }
 
 

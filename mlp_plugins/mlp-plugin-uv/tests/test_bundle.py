@@ -184,7 +184,8 @@ def test_changed_wheel_on_the_index_is_refused(
     with pytest.raises(OSError, match=f"^{name} on the index is not the file that the lock names: it has sha256:"):
         bundle(lock, tmp_path / "bundle")
     assert not (tmp_path / "bundle" / name).exists()
-    with pytest.raises(OSError, match=r"uv cannot make the environment: .*(?i:hash)") as caught:
+    told = "^uv cannot make the environment, since a file on the index is not the one that the lock names: "
+    with pytest.raises(OSError, match=told) as caught:
         mlp_provision_environment(lock, tmp_path / "envs", None)
     assert "\n" not in str(caught.value)
 
@@ -214,9 +215,21 @@ def test_missing_release_is_told(
     """A release that the index no longer has is named."""
     (island.folder / "index" / "tinypkg" / "tinypkg-1.0-py3-none-any.whl").unlink()
     forget()
-    with pytest.raises(OSError, match=r"^the index does not have what the lock names: .*tinypkg==1\.0"):
+    with pytest.raises(OSError, match=r"^the index no longer has what the lock names: .*tinypkg==1\.0"):
         bundle(lock, tmp_path / "bundle")
-    with pytest.raises(OSError, match=r"uv cannot make the environment: .*tinypkg==1\.0"):
+    with pytest.raises(OSError, match=r"since the index no longer has what the lock names: .*tinypkg==1\.0"):
+        mlp_provision_environment(lock, tmp_path / "envs", None)
+
+
+def test_unreachable_index_is_told(
+    lock: EnvironmentLock, island: Index, tmp_path: Path, forget: Callable[[], None]
+) -> None:
+    """An index that is not there is told from one that has lost something."""
+    island.stop()
+    forget()
+    with pytest.raises(OSError, match=r"^the index cannot be asked for what the lock names: .*127\.0\.0\.1"):
+        bundle(lock, tmp_path / "bundle")
+    with pytest.raises(OSError, match=r"^uv cannot make the environment: .*127\.0\.0\.1"):
         mlp_provision_environment(lock, tmp_path / "envs", None)
 
 

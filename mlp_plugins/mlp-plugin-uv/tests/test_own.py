@@ -307,9 +307,15 @@ def test_requirement_is_data(flow: Path, make_project: Callable[..., Path], othe
     make_project(flow.parent / "mine", "mine")
     (flow.parent / "requirements.txt").write_text("./mine\n")
     spec = asked(flow, Pypi(file="requirements.txt", python=other_python))
-    for change in ({"requirements": ["-r x"]}, {"sources": {"/x": {"colour": "red"}}}, {"index": "x"}, {"pylock": 1}):
+    for change in (
+        {"requirements": ["-r x"]},
+        {"sources": {"/x": {"colour": "red"}}},
+        {"index": "x"},
+        {"pylock": 1},
+        {"colour": 1},
+    ):
         data = {**json.loads(json.dumps(spec.requirement, default=dict)), **change}
-        with pytest.raises(ValueError, match="refused"):
+        with pytest.raises(ValueError, match=r"refused|does not know"):
             mlp_resolve_environment(EnvironmentSpec("pypi", data), ())
     ((path, _),) = json.loads(json.dumps(spec.requirement, default=dict))["sources"].items()
     (Path(path) / "mine.py").write_text("version = 'changed'\n")

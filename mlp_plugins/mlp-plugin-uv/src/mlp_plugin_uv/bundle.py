@@ -167,7 +167,8 @@ class _Bundler:
         try:
             entries = read_entries(run_uv(arguments, stdin=text), Path.cwd())
         except UvError as error:
-            raise OSError(f"the index does not have what the lock names: {error}") from error
+            what = "no longer has" if error.status == 1 else "cannot be asked for"
+            raise OSError(f"the index {what} what the lock names: {error}") from error
         return {f"{entry.name}=={entry.version}": entry for entry in entries}
 
     def put(self, pin: Pin, entry: Entry) -> str:

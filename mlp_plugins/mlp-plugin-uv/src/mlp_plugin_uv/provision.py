@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -65,7 +66,17 @@ def _build(folder: Path, lock: Lock, packages: Path | None, descriptor: int) -> 
         _make_venv(folder, lock.python, descriptor)
         _install(folder, lock, packages, descriptor)
     except UvError as error:
-        raise OSError(f"uv cannot make the environment: {error}") from error
+        raise OSError(f"uv cannot make the environment{_reason(error)}: {error}") from error
+
+
+def _reason(error: UvError) -> str:
+    """Return a word on why an environment cannot be made, where uv's own explanation speaks of something else."""
+    text = str(error)
+    if "Hash mismatch" in text:
+        return ", since a file on the index is not the one that the lock names"
+    if "unsatisfiable" in text and "network was disabled" not in text:
+        return ", since the index no longer has what the lock names"
+    return ""
 
 
 def _make_venv(folder: Path, python: str, descriptor: int) -> None:
@@ -89,6 +100,7 @@ def _install(environment: Path, lock: Lock, packages: Path | None, descriptor: i
     if packages is not None and is_bundle(packages):
         pins = check_bundle(lock, packages)
         _install_from(arguments, pins, packages, descriptor)
+        _keep([packages / pin.wheel for pin in pins if pin.wheel])
         return
     if lock.own:
         _install_own(arguments, lock.own, packages, descriptor)
@@ -108,26 +120,37 @@ def _install(environment: Path, lock: Lock, packages: Path | None, descriptor: i
 
 def _install_own(arguments: Sequence[str], pins: Sequence[Pin], packages: Path | None, descriptor: int) -> None:
     """Install packages that no index has: from a folder, or as they were kept on this host."""
-    from mlp_plugin_uv.own import find_wheel, keep_wheel, missing_wheels
+    from mlp_plugin_uv.own import find_wheel, missing_wheels
     from mlp_plugin_uv.sources import sha256_of
 
-    if packages is not None:
-        for pin in pins:
-            wheel = packages / pin.wheel
-            if wheel.is_file() and f"sha256:{sha256_of(wheel)}" not in pin.hashes:
-                raise OSError(f"{pin.wheel} is not the file that the lock names: its hash is {sha256_of(wheel)}")
-            if wheel.is_file():
-                # So that more can be added to the environment on this host.
-                keep_wheel(wheel)
-    found = {pin: find_wheel(pin) for pin in pins}
-    missing = [pin for pin, wheel in found.items() if wheel is None]
+    found: list[Path] = []
+    missing: list[Pin] = []
+    for pin in pins:
+        given = None if packages is None else packages / pin.wheel
+        if given is not None and given.is_file():
+            if f"sha256:{sha256_of(given)}" not in pin.hashes:
+                raise OSError(f"{pin.wheel} is not the file that the lock names: its hash is {sha256_of(given)}")
+            found.append(given)
+        elif (kept := find_wheel(pin)) is not None:
+            found.append(kept)
+        else:
+            missing.append(pin)
     if missing:
         raise OSError(f"the lock has packages of its own that are not here: {missing_wheels(missing)}")
     with tempfile.TemporaryDirectory(prefix="mlp-own-") as folder:
-        for kept in found.values():
-            if kept is not None:
-                (Path(folder) / kept.name).symlink_to(kept)
+        for wheel in found:
+            (Path(folder) / wheel.name).symlink_to(wheel)
         _install_from(arguments, pins, Path(folder), descriptor)
+    _keep(found)
+
+
+def _keep(wheels: Sequence[Path]) -> None:
+    """Keep own packages, so that more can be added to the environment on this host too, if it has room for them."""
+    from mlp_plugin_uv.own import keep_wheel
+
+    with contextlib.suppress(OSError):
+        for wheel in wheels:
+            keep_wheel(wheel)
 
 
 def _install_from(arguments: Sequence[str], pins: Sequence[Pin], folder: Path, descriptor: int) -> None:

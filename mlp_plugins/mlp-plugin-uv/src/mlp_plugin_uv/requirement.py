@@ -294,4 +294,5 @@ def _one_line(text: object) -> str:
     """Return a text that can be a line of a requirements file, and is no option there."""
     if not isinstance(text, str) or text.startswith("-") or not text.isprintable():
         raise ValueError(f"the requirement has {text!r}, which is refused: it must be one line of text")
+    refuse_credentials("the requirement", text)
     return text

@@ -60,17 +60,14 @@ def resolve(spec: EnvironmentSpec, platforms: Sequence[str]) -> EnvironmentLock:
     base = _read_base(spec.base) if spec.base is not None else None
     resolver = _Resolver(wanted, _python(wanted, base), base)
     lock = resolver.answer()
-    compiled = [pin.wheel for pin in lock.own if not is_portable(pin.wheel)]
-    held = tuple(spec.base.platforms) if spec.base is not None else ()
-    if compiled:
-        here = this_platform()
-        others = sorted(set(platforms) - {here})
-        if others:
-            raise ValueError(
-                f"{', '.join(compiled)} was compiled from a source for {here}, and is asked for {', '.join(others)}:"
-                " publish wheels for the other platforms in an index"
-            )
-        held = held or (here,)
+    held = _platforms(lock, spec.base, base)
+    others = sorted(set(platforms) - set(held)) if held else []
+    if others:
+        compiled = ", ".join(pin.wheel for pin in lock.own if not is_portable(pin.wheel))
+        raise ValueError(
+            f"{compiled} was compiled from a source for {', '.join(held)}, and is asked for {', '.join(others)}:"
+            " publish wheels for the other platforms in an index"
+        )
     return EnvironmentLock(
         spec.backend, write_lock(lock), lock.python, held, packages=lock.versions, has_own_packages=bool(lock.own)
     )
@@ -82,6 +79,21 @@ def _read_base(base: EnvironmentLock) -> Lock:
         return read_lock(base.content)
     except ValueError as error:
         raise ValueError(f"the base's lock is damaged or of an unknown version: {error}") from error
+
+
+def _platforms(lock: Lock, base: EnvironmentLock | None, base_lock: Lock | None) -> tuple[str, ...]:
+    """Return the platforms that a lock holds for: this one, where a package of its own is compiled; empty for any."""
+    held = base.platforms if base is not None else ()
+    before = set(base_lock.own) if base_lock is not None else set()
+    compiled = [pin.wheel for pin in lock.own if not is_portable(pin.wheel) and pin not in before]
+    if not compiled:
+        return held
+    here = this_platform()
+    if held and here not in held:
+        raise ValueError(
+            f"{', '.join(compiled)} was compiled for {here}, and the base environment is for {', '.join(held)} alone"
+        )
+    return (here,)
 
 
 def _python(wanted: Requirement, base: Lock | None) -> str:
