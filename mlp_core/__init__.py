@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mlp_core.builtin.options import catch, environment, formats, limit, named_env, resources, retry, timeout
     from mlp_core.client import (
         DataArtifact,
+        Environment,
         Flow,
         Metaflow,
         Run,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _HOMES: Final = {
     "CaughtFailure": "mlp_core.errors",
     "DataArtifact": "mlp_core.client",
+    "Environment": "mlp_core.client",
     "Flow": "mlp_core.client",
     "FlowSpec": "mlp_core.api",
     "JSONType": "mlp_core.parameter_types",
@@ -61,6 +63,7 @@ _HOMES: Final = {
 __all__ = [
     "CaughtFailure",
     "DataArtifact",
+    "Environment",
     "Flow",
     "FlowSpec",
     "JSONType",

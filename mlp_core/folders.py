@@ -22,10 +22,14 @@ def made_folder(name: str) -> Path:
         In the user's cache or, for users without a home, in the system's temporary folder; made if absent, for nobody
         else to read.
     """
-    base = cache_folder() or Path(_temporary()) / f"mlp-{os.getuid()}"
-    folder = base / name
+    folder = folder_of(name)
     make_private(folder)
     return folder
+
+
+def folder_of(name: str) -> Path:
+    """Return where `made_folder` makes a folder; it is not made."""
+    return (cache_folder() or Path(_temporary()) / f"mlp-{os.getuid()}") / name
 
 
 def _temporary() -> str:

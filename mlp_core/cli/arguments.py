@@ -71,14 +71,15 @@ class Parser(argparse.ArgumentParser):
         **details
             As for `argparse.ArgumentParser.add_argument`.
         """
-        takes_value = details.get("action", "store") in ("store", "append")
+        # What may have a value has it after `=`: the next word is something else.
+        takes_value = details.get("action", "store") in ("store", "append") and details.get("nargs") != "?"
         for name in names:
             self.flags[name] = Flag(takes_value, boolean)
         self._sections[section].add_argument(*names, **details)
 
     def positional(self, name: str, **details: Any) -> None:
         """Add an argument that is given by its place; `details` as for `option`."""
-        word = name.upper()
+        word = details.get("metavar", name.upper())
         many = details.get("nargs")
         self._words.append(f"[{word}]" if many == "?" else f"[{word} ...]" if many == "*" else word)
         details.setdefault("metavar", word)

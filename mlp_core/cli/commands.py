@@ -18,13 +18,22 @@ class Entry(NamedTuple):
         One line.
     takes_flow : bool
         Whether its first argument is a flow's file, whose parameters are options then.
+    leaves_no_trace : bool
+        Whether even the bytecode of what is imported for it stays unwritten.
+    actions : tuple of Entry
+        Commands of their own that follow the word; their functions are NAME_ACTION_arguments and NAME_ACTION_command.
     """
 
     name: str
     module: str
     summary: str
     takes_flow: bool = False
+    leaves_no_trace: bool = False
+    actions: tuple[Entry, ...] = ()
 
+
+_MAKING: Final = "mlp_core.cli.environment_making"
+_ENVIRONMENTS: Final = "mlp_core.cli.environments"
 
 COMMANDS: Final[tuple[tuple[str, tuple[Entry, ...]], ...]] = (
     (
@@ -33,6 +42,13 @@ COMMANDS: Final[tuple[tuple[str, tuple[Entry, ...]], ...]] = (
             Entry("run", "mlp_core.cli.running", "Run a flow.", takes_flow=True),
             Entry("resume", "mlp_core.cli.running", "Run a flow again without what succeeded before.", takes_flow=True),
             Entry("check", "mlp_core.cli.checking", "Find the mistakes in a flow without running it.", takes_flow=True),
+            Entry(
+                "plan",
+                "mlp_core.cli.planning",
+                "Tell what a run would resolve, fetch and build, and do nothing.",
+                takes_flow=True,
+                leaves_no_trace=True,
+            ),
             Entry("show", "mlp_core.cli.showing", "Show a flow's steps, or a run, step, task or artifact."),
         ),
     ),
@@ -53,6 +69,26 @@ COMMANDS: Final[tuple[tuple[str, tuple[Entry, ...]], ...]] = (
         ),
     ),
     (
+        "Environments",
+        (
+            Entry(
+                "env",
+                _ENVIRONMENTS,
+                "Resolve, recreate, compare, name and bundle environments.",
+                actions=(
+                    Entry("resolve", _MAKING, "Resolve the environments of a flow, or packages, to exact locks."),
+                    Entry("create", _MAKING, "Make an environment on this host, for a debugger or a notebook."),
+                    Entry("show", _ENVIRONMENTS, "Show what is in an environment, and who uses it."),
+                    Entry("list", _ENVIRONMENTS, "List the environments of the store, or those on this host."),
+                    Entry("diff", _ENVIRONMENTS, "Tell what two environments have that is not the same."),
+                    Entry("alias", _ENVIRONMENTS, "Give an environment a name."),
+                    Entry("rm", _ENVIRONMENTS, "Remove a name, or an environment from the store or from this host."),
+                    Entry("bundle", _MAKING, "Put the very packages of an environment into the store."),
+                ),
+            ),
+        ),
+    ),
+    (
         "Store",
         (
             Entry("sync", "mlp_core.cli.moving", "Copy runs from one store to another."),
@@ -67,7 +103,7 @@ COMMANDS: Final[tuple[tuple[str, tuple[Entry, ...]], ...]] = (
 )
 """The commands of the core, under the headings of the help."""
 
-IN_FLOW_FILE: Final = ("run", "resume", "check", "show", "deploy")
+IN_FLOW_FILE: Final = ("run", "resume", "check", "plan", "show", "deploy")
 """The commands that ``python flow.py`` has too."""
 
 
@@ -93,6 +129,14 @@ def overview() -> str:
         "",
         "To begin: mlp run FLOW.py",
     ]
+    return "\n".join(lines)
+
+
+def actions_overview(entry: Entry) -> str:
+    """Return what the help of a command with actions says."""
+    lines = [f"usage: mlp {entry.name} COMMAND [ARGUMENTS] [OPTIONS]", "", entry.summary, "", "commands:"]
+    lines += [f"  {action.name:<12} {action.summary}" for action in entry.actions]
+    lines += ["", f"mlp {entry.name} COMMAND --help tells a command's options."]
     return "\n".join(lines)
 
 

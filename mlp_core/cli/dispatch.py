@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from mlp_core.cli.arguments import Parser, Split, add_settings, given_settings, split, unknown_option
-from mlp_core.cli.commands import IN_FLOW_FILE, find, flow_overview, overview
+from mlp_core.cli.commands import IN_FLOW_FILE, Entry, actions_overview, find, flow_overview, overview
 from mlp_core.cli.text import put
 from mlp_core.errors import FlowError, MlpError, UsageError
 from mlp_core.names import closest, shown
@@ -75,14 +75,39 @@ def carry_out(arguments: Sequence[str]) -> int:
         if topic is None:
             put(overview())
             return 0
-        name, rest = topic.name, ["--help"]
+        name, rest = topic.name, [*(rest[1:2] if topic.actions else ()), "--help"]
     entry = find(name)
     if entry is None:
         from mlp_core.cli.plugin_commands import carry_out_plugin_command
 
         return carry_out_plugin_command(name, rest)
+    if entry.actions:
+        return _carry_out_action(entry, rest)
+    return _carry_out(entry, name, rest)
+
+
+def _carry_out_action(entry: Entry, arguments: Sequence[str]) -> int:
+    """Carry out one of a command's actions and return its exit status."""
+    name, rest = _command_first(arguments)
+    if name == "help":
+        name, rest = (rest[0], ["--help"]) if rest else ("", [])
+    if not name:
+        put(actions_overview(entry))
+        return 0
+    action = next((action for action in entry.actions if action.name == name), None)
+    if action is None:
+        known = [action.name for action in entry.actions]
+        close = closest(name, known)
+        hint = f"did you mean mlp {entry.name} {close}?" if close else f"it has {', '.join(known)}"
+        raise UsageError(f"mlp {entry.name} has no command {shown(name)}", hint=hint)
+    return _carry_out(action, f"{entry.name} {name}", rest)
+
+
+def _carry_out(entry: Entry, words: str, rest: Sequence[str]) -> int:
+    """Carry out a command of the core whose words were read, and return its exit status."""
+    sys.dont_write_bytecode |= entry.leaves_no_trace
     module = importlib.import_module(entry.module)
-    prog = f"mlp {name}"
+    prog, name = f"mlp {words}", words.replace(" ", "_")
     parser = Parser(prog + (" FLOW.py" if entry.takes_flow else ""), entry.summary)
     getattr(module, f"{name}_arguments")(parser)
     action: Callable[[Call], int] = getattr(module, f"{name}_command")
@@ -104,6 +129,7 @@ def carry_out_in_flow(flow: type[Any], arguments: Sequence[str]) -> int:
         close = closest(name, IN_FLOW_FILE)
         hint = f"did you mean {close}?" if close else f"it has {', '.join(IN_FLOW_FILE)}"
         raise UsageError(f"a flow's file has no command {shown(name)}", hint=f"write mlp {name}" if entry else hint)
+    sys.dont_write_bytecode |= entry.leaves_no_trace
     module = importlib.import_module("mlp_core.cli.checking" if name == "show" else entry.module)
     prefix = "show_flow" if name == "show" else name
     parser = Parser(f"{prog} {name}", entry.summary)

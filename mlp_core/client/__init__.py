@@ -1,6 +1,7 @@
 """The client: how runs are read back, from any process."""
 
 from mlp_core.client.contents import Artifacts, Code, Metadata, TaskData, TaskException
+from mlp_core.client.environments import Environment
 from mlp_core.client.reader import Client, client_for, default_client, default_namespace, get_namespace, namespace
 from mlp_core.client.runs import Flow, Metaflow, Run
 from mlp_core.client.tasks import DataArtifact, Step, Task
@@ -10,6 +11,7 @@ __all__ = [
     "Client",
     "Code",
     "DataArtifact",
+    "Environment",
     "Flow",
     "Metadata",
     "Metaflow",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mlp_core.store import Store
     from mlp_core.values import Values
 
-_BOUND: Final = frozenset({"Metaflow", "Flow", "Run", "Step", "Task", "DataArtifact"})
+_BOUND: Final = frozenset({"Metaflow", "Flow", "Run", "Step", "Task", "DataArtifact", "Environment"})
 _PREFIXES: Final = ("user:", "date:", "runtime:", "python_version:", "mlp_version:", "project:", "project_branch:")
 
 
@@ -70,7 +70,7 @@ class Client:
         return self.session.values(self.store)
 
     def __getattr__(self, name: str) -> Any:
-        """Return one of the classes `Metaflow`, `Flow`, `Run`, `Step`, `Task`, `DataArtifact`, bound to this client."""
+        """Return `Metaflow`, `Flow`, `Run`, `Step`, `Task`, `DataArtifact` or `Environment`, bound to this client."""
         if name in _BOUND:
             from mlp_core import client
 

@@ -7,6 +7,7 @@ All of it lies under ``environments/``: ``locks/<digest>`` and ``bundles/<digest
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from mlp_core.store import Store
+    from mlp_core.store.records import EnvironmentLocked
     from mlp_hookspecs import ArtifactRef, EnvironmentLock, EnvironmentSpec
 
 MOVABLE_TAGS: Final = ("latest", "candidate", "stable")
@@ -55,17 +57,18 @@ class Catalog:
 
     def keep(self, spec: EnvironmentSpec, lock: EnvironmentLock, platforms: Iterable[str]) -> None:
         """Keep a lock durably, as the answer to a requirement for some platforms."""
-        key = layout.environment_lock(lock.digest)
-        bare = attrs.evolve(spec, base=None)
-        base = spec.base.digest if spec.base is not None else ""
-        kept = KeptLock(bare, base, lock, time.time(), self._username)
-        if not self._create(key, kept):
-            try:
-                self._kept(lock.digest)
-            except StoreError:  # what is damaged, or not signed, is written anew
-                self._replace(key, kept)
+        self.adopt(_kept_lock(spec, lock, time.time(), self._username))
         answer = Answer(spec.digest, lock.digest, time.time())
         self._replace(layout.environment_answer(spec.digest, platforms), answer)
+
+    def adopt(self, kept: KeptLock) -> None:
+        """Keep a lock durably, unless it is kept already."""
+        key = layout.environment_lock(kept.lock.digest)
+        if not self._create(key, kept):
+            try:
+                self._kept(kept.lock.digest)
+            except StoreError:  # what is damaged, or not signed, is written anew
+                self._replace(key, kept)
 
     def answer(self, spec: EnvironmentSpec, platforms: Iterable[str]) -> EnvironmentLock | None:
         """Return the lock that a requirement was answered with for some platforms; None where there is none intact."""
@@ -153,7 +156,11 @@ class Catalog:
         return found
 
     def find(self, text: str) -> EnvironmentLock:
-        """Return the lock that somebody means.
+        """Return the lock that somebody means; parameters and errors as `look_up`."""
+        return self.look_up(text).lock
+
+    def look_up(self, text: str) -> KeptLock:
+        """Return the lock that somebody means, with what it was resolved from; one that only a run has is not kept.
 
         Parameters
         ----------
@@ -167,37 +174,57 @@ class Catalog:
             Where there is none.
         UsageError
             Where several are meant, or the text is refused.
+        StoreUntrusted
+            Where records are to be signed, and those that tell of it are not.
         """
-        if _DIGEST.fullmatch(text):
+        if is_digest(text):
             return self._by_digest(text.removeprefix("sha256-"))
         if is_pathspec(text):
             return self._by_pathspec(names.Pathspec.parse(text))
-        return self._kept(self._named(*split_name(text)).lock_digest).lock
+        try:
+            return self.kept(self._named(*split_name(text)).lock_digest)
+        except NotFound:
+            # A flow may be called in lower case, too.
+            with contextlib.suppress(NotFound):
+                if _has_run_id(text):
+                    return self._by_pathspec(names.Pathspec.parse(text))
+            raise
 
-    def _by_digest(self, digits: str) -> EnvironmentLock:
+    def pathspec(self, text: str) -> names.Pathspec | None:
+        """Return the place of a run, step or task that a text means here; None where it is a name or digest."""
+        if not _has_run_id(text):
+            return None
+        if not is_pathspec(text):
+            with contextlib.suppress(NotFound):
+                self._named(*split_name(text))
+                return None
+        return names.Pathspec.parse(text)
+
+    def _by_digest(self, digits: str) -> KeptLock:
         """Return the lock whose digest begins like this."""
         found = [each for each in self._children(f"{layout.ENVIRONMENTS}locks/") if each[7:].startswith(digits)]
         if not found:
             raise NotFound(f"there is no environment {digits} in {self._store.url}", hint="mlp env list")
         if len(found) > 1:
             raise UsageError(f"{len(found)} environments begin with {digits}", hint="give more digits")
-        return self._kept(found[0]).lock
+        return self._kept(found[0])
 
-    def _by_pathspec(self, pathspec: names.Pathspec) -> EnvironmentLock:
+    def _by_pathspec(self, pathspec: names.Pathspec) -> KeptLock:
         """Return the lock that a task, the tasks of a step, or all steps of a run had."""
         state = self._store.run(pathspec.flow, str(pathspec.run_id))
+        self._store.require_signed(state)
         step, task_id = pathspec.step, pathspec.task_id
         if step is not None and step not in state.began.graph:
             raise NotFound(
                 f"{pathspec.flow} has no step {names.shown(step)}",
                 hint=f"its steps are {', '.join(node.name for node in state.began.graph.steps)}",
             )
-        found: dict[str, EnvironmentLock] = {}
+        found: dict[str, EnvironmentLocked] = {}
         for key in state.tasks:
             if step in (None, key.step) and task_id in (None, key.task_id):
                 record = state.environment_of(key)
                 if record is not None:
-                    found[record.lock.digest] = record.lock
+                    found[record.lock.digest] = record
         if not found:
             raise NotFound(
                 f"{pathspec} had no environment of its own: it ran in the interpreter that started the run",
@@ -208,7 +235,11 @@ class Catalog:
                 f"{pathspec} had {len(found)} environments: {', '.join(digest[:19] for digest in found)}",
                 hint="name a step, or a task",
             )
-        return next(iter(found.values()))
+        record = next(iter(found.values()))
+        try:
+            return self._kept(record.lock.digest)
+        except (FileNotFoundError, StoreError):  # such as in a store that the run was copied to
+            return _kept_lock(record.spec, record.lock, record.time, state.context.username)
 
     # --------------------------------------------------------------------------------------------- bundles
 
@@ -319,18 +350,43 @@ def read_record(kind: type[_Record], key: str, store: Store) -> _Record:
         raise StoreDamaged(f"{key} in {store.url} cannot be read: {error}") from error
 
 
+def _kept_lock(spec: EnvironmentSpec, lock: EnvironmentLock, moment: float, username: str) -> KeptLock:
+    """Return a lock as it is kept: its base is told by its digest."""
+    base = spec.base.digest if spec.base is not None else ""
+    return KeptLock(attrs.evolve(spec, base=None), base, lock, moment, username)
+
+
 def split_name(text: str) -> tuple[str, str]:
     """Return name and tag of ``name[:tag]``, checked; NameRefused where either is refused."""
     name, colon, tag = text.partition(":")
     if is_pathspec(name):
         raise NameRefused(f"environment {names.shown(name)} is refused: it looks like a run's pathspec")
-    if _DIGEST.fullmatch(name):
+    if is_digest(name):
         raise NameRefused(f"environment {names.shown(name)} is refused: it looks like a digest")
     return names.environment(name), names.label(tag, "tag") if colon else "latest"
 
 
+def is_digest(text: str) -> bool:
+    """Tell whether a text is a lock's digest or the beginning of one, rather than a name."""
+    return _DIGEST.fullmatch(text) is not None
+
+
 def is_pathspec(text: str) -> bool:
-    """Tell whether a text is a pathspec of a run or of something in one, rather than a name."""
+    """Tell whether a text is a pathspec of a run or of something in one, rather than a name.
+
+    Names are in lower case, and may have a run's id in them: ``explainer/20260131-094500-123456``.
+    """
+    if not _has_run_id(text):
+        return False
+    try:
+        names.environment(text.partition(":")[0])
+    except NameRefused:
+        return True
+    return False
+
+
+def _has_run_id(text: str) -> bool:
+    """Tell whether the second part of a text is a run's id."""
     parts = text.split("/")
     if len(parts) == 1:
         return False

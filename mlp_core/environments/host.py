@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import attrs
 
-from mlp_core.folders import made_folder
+from mlp_core.folders import folder_of, made_folder
 from mlp_hookspecs.provisioning import remove
 
 if TYPE_CHECKING:
@@ -75,6 +75,15 @@ class HostEnvironments:
     def root(self) -> Path:
         """Their folder; made if absent."""
         return made_folder("environments") if self._root is None else self._root
+
+    def has(self, digest: str) -> bool:
+        """Tell whether an environment is on this host; nothing is made."""
+        root = folder_of("environments") if self._root is None else self._root
+        return (root / digest).is_dir()
+
+    def users_file(self, digest: str) -> Path:
+        """Return the file that users of an environment hold a lock on, and whose time tells when it was used last."""
+        return self.root / _USERS.format(digest)
 
     def provide(
         self,

@@ -83,8 +83,15 @@ class Resolver:
         platforms = session.settings["environments.platforms"] or (this_platform(),)
         return cls(session.hooks, store, session.username, platforms)
 
-    def resolve_plan(self, plan: StepPlan, values: Mapping[str, str] | None = None) -> Resolved:
-        """Return what a step's plan asks for, with its lock.
+    def resolve_plan(
+        self, plan: StepPlan, values: Mapping[str, str] | None = None, *, upgrade: bool = False
+    ) -> Resolved:
+        """Return what a step's plan asks for, with its lock; arguments and errors as `asked` and `resolve`."""
+        asked = self.asked(plan, values)
+        return asked if isinstance(asked, Resolved) else self.resolve(asked, upgrade=upgrade)
+
+    def asked(self, plan: StepPlan, values: Mapping[str, str] | None = None) -> Resolved | EnvironmentSpec:
+        """Return what a step's plan asks for: a requirement, or an environment that is there by its name.
 
         Parameters
         ----------
@@ -97,19 +104,17 @@ class Resolver:
         ------
         UsageError, StoreError
             Where there is no environment of that name, or the store refuses it.
-        ValueError, OSError
-            As the backend raises them.
         """
         spec = plan.environment
         if plan.environment_name is None:
             if spec is None:
                 raise ValueError("the step asks for no environment")
-            return self.resolve(spec)
+            return spec
         name = plan.environment_name if values is None else substituted(plan.environment_name, values)
         base = self.catalog.find(name)
         if spec is None:
             return Resolved(EnvironmentSpec(base.backend, {"name": name}), base)
-        return self.resolve(extended(spec, base))
+        return extended(spec, base)
 
     def resolve(self, spec: EnvironmentSpec, *, upgrade: bool = False) -> Resolved:
         """Return the lock of a requirement, from the store unless it is to be upgraded.
