@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mlp_hookspecs import EnvironmentSpec, Option, StepInfo, StepNode, specs
 from mlp_plugin_uv import Pypi, PypiBase, Uv, plugin, pypi
-from mlp_plugin_uv.requirement import OLDEST_PYTHON, PLATFORM, normal_packages
+from mlp_plugin_uv.normal import OLDEST_PYTHON, PLATFORM, normal_packages
 
 STEP = StepInfo("Train", StepNode("start", "linear"))
 

@@ -1,4 +1,4 @@
-"""Where credentials for indexes come from, and how they are kept out of what is written, shown and stored.
+"""Where credentials for indexes come from, and how they are kept out of what is shown.
 
 They are uv's: in the URLs of its variables and configuration files, in ``UV_INDEX_<NAME>_USERNAME`` and
 ``UV_INDEX_<NAME>_PASSWORD`` for an index with a name, in a netrc file, or in a keyring. They are no part of a
@@ -12,26 +12,13 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from mlp_plugin_uv.urls import NamedIndex, is_index, split_index, without_credentials
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-HINT: Final = (
-    "leave them out, and give them in a netrc file, in a keyring, or, for an index with a name such as"
-    " 'acme=https://host/index', by the variables UV_INDEX_ACME_USERNAME and UV_INDEX_ACME_PASSWORD"
-)
-"""What to do with credentials that are in the wrong place."""
-
-_IN_URL: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
-_NAMED_URL: Final = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9_.-]*)=)?([a-z+]+://.*)", re.DOTALL)
 _SECRET_VARIABLE: Final = re.compile(r"UV_(.*_)?(PASSWORD|TOKEN)")
 _URL_VARIABLES: Final = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS")
-
-
-class NamedIndex(NamedTuple):
-    """An index and its name, which is empty where it has none."""
-
-    name: str
-    url: str
 
 
 class Login(NamedTuple):
@@ -41,45 +28,11 @@ class Login(NamedTuple):
     password: str
 
 
-def without_credentials(text: str) -> str:
-    """Return a text in which what stands before the host of a URL is masked."""
-    return _IN_URL.sub("***", text)
-
-
 def masked(text: str) -> str:
     """Return a text without credentials: neither those in its URLs nor those that the variables hold."""
     from mlp_hookspecs.masking import Masker
 
     return without_credentials(Masker(_secrets(os.environ)).text(text))
-
-
-def refuse_credentials(what: str, text: str) -> None:
-    """Raise ValueError where a URL in a text holds credentials; the message does not show them.
-
-    Parameters
-    ----------
-    what : str
-        What the text is, for the message.
-    text : str
-        The text. The user of an SSH URL, such as ``git@``, is none.
-    """
-    for match in re.finditer(r"([a-z+]*)://([^/@\s]+)@", text):
-        if ":" in match[2] or not match[1].endswith("ssh"):
-            raise ValueError(f"{what} has credentials in the URL {without_credentials(match[0])}...: {HINT}")
-
-
-def split_index(text: str) -> NamedIndex:
-    """Return an index that is written as uv writes it: a URL, or ``name=URL``.
-
-    Raises
-    ------
-    ValueError
-        Where it is neither.
-    """
-    match = _NAMED_URL.fullmatch(text)
-    if match is None:
-        raise ValueError(f"index {without_credentials(text)!r} is refused: it must be a URL, or 'name=URL'")
-    return NamedIndex(match[1] or "", match[2])
 
 
 def find_login(url: str, indexes: Iterable[str]) -> Login | None:
@@ -162,7 +115,7 @@ def _indexes_of_variables(environ: Mapping[str, str]) -> Iterator[NamedIndex]:
     """Yield the indexes in uv's variables."""
     for variable in _URL_VARIABLES:
         for text in re.split(r"[\s,]+", environ.get(variable, "")):
-            if _NAMED_URL.fullmatch(text):
+            if is_index(text):
                 yield split_index(text)
 
 

@@ -10,11 +10,11 @@ from urllib.parse import unquote, urlsplit
 
 import attrs
 
-from mlp_plugin_uv.credentials import refuse_credentials
-from mlp_plugin_uv.names import normal_name
+from mlp_plugin_uv.normal import normal_index, normal_name
 from mlp_plugin_uv.pylock import Entry, read_entries
-from mlp_plugin_uv.requirement import Requirement, Source, normal_index
+from mlp_plugin_uv.requirement import Requirement, Source
 from mlp_plugin_uv.sources import digest_of
+from mlp_plugin_uv.urls import refuse_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -190,7 +190,7 @@ def read_lock(content: str) -> Lock:
     ValueError
         Where the text is no lock of this plugin, or of a version that this one does not know.
     """
-    from mlp_plugin_uv.requirement import normal_index
+    from mlp_plugin_uv.normal import normal_index
 
     first, _, rest = content.partition("\n")
     match = re.fullmatch(re.escape(_HEADER) + r"(\d+\.\d+(?:\.\d+)?)", first)

@@ -11,7 +11,7 @@ from typing import ClassVar, Final, Literal
 import attrs
 
 from mlp_hookspecs import Option, decorator
-from mlp_plugin_uv.requirement import normal_index, normal_names, normal_packages, normal_python
+from mlp_plugin_uv.normal import normal_index, normal_names, normal_packages, normal_python
 
 BACKEND: Final = "pypi"
 """The environment backend's name."""

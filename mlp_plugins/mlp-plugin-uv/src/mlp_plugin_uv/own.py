@@ -15,12 +15,13 @@ from urllib.parse import urlsplit
 import attrs
 
 from mlp_hookspecs.provisioning import file_lock
-from mlp_plugin_uv.credentials import masked, refuse_credentials
+from mlp_plugin_uv.credentials import masked
 from mlp_plugin_uv.fetch import fetch
 from mlp_plugin_uv.locks import Pin, make_pin, own_pin
-from mlp_plugin_uv.names import normal_name
+from mlp_plugin_uv.normal import normal_name
 from mlp_plugin_uv.sources import digest_of, sha256_of
 from mlp_plugin_uv.tool import NO_DOWNLOADS, UvError, cpython, index_arguments, run_uv
+from mlp_plugin_uv.urls import refuse_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

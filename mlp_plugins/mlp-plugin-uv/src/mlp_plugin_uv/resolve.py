@@ -11,11 +11,11 @@ import attrs
 
 from mlp_hookspecs import EnvironmentLock
 from mlp_plugin_uv.locks import Lock, Pin, make_pin, read_lock, write_lock
-from mlp_plugin_uv.names import normal_name
+from mlp_plugin_uv.normal import PLATFORM, normal_name
 from mlp_plugin_uv.own import Workshop, find_wheel
 from mlp_plugin_uv.platforms import is_portable, this_platform
 from mlp_plugin_uv.pylock import Entry, read_entries
-from mlp_plugin_uv.requirement import PLATFORM, Requirement
+from mlp_plugin_uv.requirement import Requirement
 from mlp_plugin_uv.tool import (
     NO_DOWNLOADS,
     UvError,
