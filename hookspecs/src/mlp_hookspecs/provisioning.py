@@ -24,6 +24,7 @@ BUILDING: Final = ".{}.building"
 """The name of what is not finished yet."""
 
 _WRITE: Final = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+_LOOK: Final = stat.S_IRUSR | stat.S_IXUSR
 
 
 def make_once(target: Path, make: Callable[[Path, int], None], is_whole: Callable[[Path], bool]) -> None:
@@ -42,7 +43,7 @@ def make_once(target: Path, make: Callable[[Path, int], None], is_whole: Callabl
     Raises
     ------
     OSError
-        Where the folder cannot be made.
+        Where the folder cannot be made, or cannot be used when it is.
     """
     if is_whole(target):
         return
@@ -50,22 +51,27 @@ def make_once(target: Path, make: Callable[[Path, int], None], is_whole: Callabl
         if is_whole(target):
             return
         staging = target.with_name(BUILDING.format(target.name))
-        try:
-            # What is in the way: the leavings of a killed builder, or an environment whose interpreter has gone.
+        # What is in the way: the leavings of a killed builder, or an environment whose interpreter has gone.
+        remove(staging)
+        if os.path.lexists(target):
+            target.rename(staging)
             remove(staging)
-            if os.path.lexists(target):
-                target.rename(staging)
-                remove(staging)
+        try:
             make(staging, descriptor)
             protect(staging)
-            staging.rename(target)
-        finally:
-            remove(staging)
+        except BaseException:
+            # Whoever still writes there, or a full disk, must not hide why it could not be made; the next one removes.
+            with contextlib.suppress(OSError):
+                remove(staging)
+            raise
+        staging.rename(target)
+        if not is_whole(target):
+            raise OSError(f"{target} was made, but it cannot be used")
 
 
 @contextlib.contextmanager
 def file_lock(path: Path) -> Iterator[int]:
-    """Hold a lock that ends with its holders' processes.
+    """Hold a lock that ends with the block, or with the processes of its holders where that fails or is killed.
 
     Parameters
     ----------
@@ -82,28 +88,58 @@ def file_lock(path: Path) -> Iterator[int]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield descriptor
+        # Processes that were forked meanwhile, but not to help, would keep the lock.
+        # After a failure it is kept: helpers may still be writing.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
 
 
 def protect(folder: Path) -> None:
-    """Take the permission to write from a folder and everything in it."""
-    for _, folders, files, descriptor in os.fwalk(folder, topdown=False):
+    """Take the permission to write from a folder and everything in it; symbolic links are not followed."""
+    _protect(folder, folder.stat().st_mode)
+    for _, folders, files, descriptor in os.fwalk(folder, onerror=_fail):
         for name in (*folders, *files):
             mode = os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode
-            if mode & _WRITE and not stat.S_ISLNK(mode):
-                os.chmod(name, stat.S_IMODE(mode) & ~_WRITE, dir_fd=descriptor)
-    folder.chmod(stat.S_IMODE(folder.stat().st_mode) & ~_WRITE)
+            if not stat.S_ISLNK(mode):
+                _protect(name, mode, descriptor)
 
 
 def remove(folder: Path) -> None:
     """Remove a folder, read-only or not; if it is there."""
     if not os.path.lexists(folder):
         return
-    for _, folders, _, descriptor in os.fwalk(folder):
-        os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) | stat.S_IRWXU)
+    if folder.is_symlink() or not folder.is_dir():
+        folder.unlink()
+        return
+    _open_up(folder, folder.stat().st_mode)
+    for _, folders, _, descriptor in os.fwalk(folder, onerror=_fail):
         for name in folders:
             mode = os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode
             if stat.S_ISDIR(mode):
-                os.chmod(name, stat.S_IMODE(mode) | stat.S_IRWXU, dir_fd=descriptor)
+                _open_up(name, mode, descriptor)
     shutil.rmtree(folder)
+
+
+def _protect(path: Path | str, mode: int, descriptor: int | None = None) -> None:
+    """Take the permission to write; a folder stays one that its owner can look into."""
+    wanted = mode & ~_WRITE | (_LOOK if stat.S_ISDIR(mode) else 0)
+    if wanted == mode:
+        return
+    try:
+        os.chmod(path, stat.S_IMODE(wanted), dir_fd=descriptor)
+    except PermissionError:
+        # A file that is linked from another user's cache: that user alone can change it.
+        if stat.S_ISDIR(mode):
+            raise
+
+
+def _open_up(path: Path | str, mode: int, descriptor: int | None = None) -> None:
+    """Give a folder's owner all permissions."""
+    if mode & stat.S_IRWXU != stat.S_IRWXU:
+        os.chmod(path, stat.S_IMODE(mode) | stat.S_IRWXU, dir_fd=descriptor)
+
+
+def _fail(error: OSError) -> None:
+    """Let a walk fail where a folder cannot be read."""
+    raise error
