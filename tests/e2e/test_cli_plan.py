@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +14,8 @@ import pytest
 from mlp_plugin_uv.tool import run_uv
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import Project
 
 pytestmark = pytest.mark.timeout(300)
