@@ -193,7 +193,7 @@ def test_options_of_the_command_line(session: Session, text: str, expected: dict
         ("environment:vars=5", "vars", ""),
         ("environment:vars={'A': 1}", "it must map text to text", ""),
         ("environment:vars={'A=B': 'x'}", "'A=B' is no name of an environment variable", ""),
-        ("conda", "conda", "pip install mlp-plugin-conda"),
+        ("card", "card", "pip install mlp-plugin-cards"),
     ],
 )
 def test_refused_options_of_the_command_line(session: Session, text: str, message: str, hint: str) -> None:
