@@ -161,8 +161,8 @@ class _Resolver:
         arguments += [argument for extra in project.extras for argument in ("--extra", extra)]
         arguments += [argument for group in project.groups for argument in ("--group", group)]
         try:
-            # uv writes paths relative to the working folder.
-            return read_entries(run_uv(arguments), Path.cwd())
+            # Paths in the answer are relative to the working folder, or, by older versions of uv, to the project.
+            return read_entries(run_uv(arguments, folder=project.path), Path(project.path))
         except UvError as error:
             if "needs to be updated" in str(error):
                 raise ValueError(
@@ -257,11 +257,18 @@ class _Resolver:
         index, extra = self._indexes()
         workshop = Workshop(self.python, index, extra)
         return tuple(
-            workshop.build(entry, self.wanted.sources)
+            workshop.build(self._as_given(entry), self.wanted.sources)
             if entry.is_built
             else make_pin(entry.name, entry.version, entry.marker, entry.hashes)
             for entry in entries
         )
+
+    def _as_given(self, entry: Entry) -> Entry:
+        """Return an entry with the hash that its URL was given with: not every uv says, or holds, that one."""
+        head = re.compile(rf"{re.escape(entry.name)}(\[[^\]]*\])? @ ")
+        lines = [line for line in self.wanted.requirements if entry.url and head.match(line)]
+        given = {f"sha256:{match[1]}" for line in lines for match in re.finditer(r"[#&]sha256=([0-9a-f]{64})", line)}
+        return attrs.evolve(entry, hashes=tuple(sorted(given))) if given else entry
 
     def _restricted(self, pins: Iterable[Pin]) -> list[Pin]:
         """Return packages with no other files than those that the requirement allows."""

@@ -43,10 +43,7 @@ class UvError(Exception):
         """Make the error; its text is uv's own explanation, shortened."""
         super().__init__(explain(output) or f"uv ended with status {status}")
         self.status = status
-        lines = [line.strip() for line in output.splitlines()]
-        starts = [number for number, line in enumerate(lines) if line.startswith("error: Failed to build")]
-        said = [line for line in lines[: starts[-1] if starts else 0] if line]
-        self.last_words = masked(said[-1])[:_LONGEST_MESSAGE] if said else ""
+        self.last_words = _last_words(output)
         """The last line that the build of a package printed, where that has failed."""
 
 
@@ -56,6 +53,7 @@ def run_uv(
     stdin: str = "",
     pass_fds: Sequence[int] = (),
     variables: Mapping[str, str] | None = None,
+    folder: str | None = None,
 ) -> str:
     """Run uv and return its standard output.
 
@@ -69,6 +67,8 @@ def run_uv(
         Descriptors that it keeps open until it ends.
     variables : mapping of str to str or None
         Further environment variables.
+    folder : str or None
+        The folder to run it in.
 
     Raises
     ------
@@ -85,6 +85,7 @@ def run_uv(
         errors="replace",
         env={**_environment(os.environ), **(variables or {})},
         pass_fds=pass_fds,
+        cwd=folder,
         check=False,
     )
     if result.returncode:
@@ -150,6 +151,14 @@ def missing_python(version: str) -> str:
         f"Python {version} is not on this machine; uv finds {known}. Install it, for example by "
         f"`python -m uv python install {version}`, or ask for another one: @pypi(python=...)"
     )
+
+
+def _last_words(output: str) -> str:
+    """Return the last line before uv says that a build has failed; empty where it does not say that."""
+    lines = output.splitlines()
+    starts = [number for number, line in enumerate(lines) if _ERROR.match(line) and "Failed to build" in line]
+    said = [line.strip() for line in lines[: starts[-1] if starts else 0] if line.strip()]
+    return masked(said[-1])[:_LONGEST_MESSAGE] if said else ""
 
 
 @functools.cache
