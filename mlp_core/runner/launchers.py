@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from mlp_core.errors import MlpError, UsageError
 from mlp_hookspecs import PluginWarning
+from mlp_hookspecs.handles import Expecting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from mlp_core.hooks import Hooks
     from mlp_core.runner.inbox import Inbox
     from mlp_core.settings import Settings
-    from mlp_hookspecs import LaunchRequest
+    from mlp_hookspecs import LaunchRequest, WorkerCommand
     from mlp_hookspecs.handles import Launcher
 
 
@@ -103,6 +104,13 @@ class Launchers:
     def capacities(self) -> Mapping[str, int | None]:
         """Return how many attempts each launcher beyond the driver's host takes at once."""
         return self._capacities
+
+    def expect(self, name: str, commands: Sequence[WorkerCommand]) -> None:
+        """Tell a launcher which commands will be asked for, where it wants to know."""
+        launcher = self._opened[name]
+        if isinstance(launcher, Expecting):
+            with self._hooks.using("launcher", name):
+                launcher.expect(commands)
 
     def launch(self, name: str, requests: Sequence[LaunchRequest]) -> None:
         """Hand a batch of attempts to a launcher; OSError where it refuses them."""

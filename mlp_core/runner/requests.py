@@ -165,13 +165,13 @@ def launch_request(
     return LaunchRequest(
         id=request.id,
         step=request,
-        command=worker_command(step, setup),
+        command=worker_command(step, store=setup.store, cwd=setup.cwd),
         resources=plan.resources or Resources(),
         options=plan.launcher_options,
     )
 
 
-def worker_command(step: StepSetup, setup: RunSetup) -> WorkerCommand:
+def worker_command(step: StepSetup, *, store: str, cwd: str) -> WorkerCommand:
     """Return how to start a worker for a step."""
     plan = step.planned.plan
     variables = thread_variables(plan.resources or Resources())
@@ -183,12 +183,35 @@ def worker_command(step: StepSetup, setup: RunSetup) -> WorkerCommand:
     if step.closure:
         variables["PYTHONPATH"] = step.closure
     # The client finds the run's own store inside a step, wherever the step's working folder is.
-    variables[STORE_VARIABLE] = setup.store
+    variables[STORE_VARIABLE] = store
     variables.update(plan.variables)
     module = "mlp_core.worker" if step.lock is None or step.environment is not None else "mlp_core.agent"
     # -P: the working folder's files must not hide the platform's modules.
     argv = (python, "-P", "-m", module)
-    return WorkerCommand(argv, variables, unset=UNSET, cwd=setup.cwd, entry=ENTRY)
+    return WorkerCommand(argv, variables, unset=UNSET, cwd=cwd, entry=ENTRY)
+
+
+def expected_commands(steps: Mapping[str, StepSetup], *, store: str) -> dict[str, list[WorkerCommand]]:
+    """Return the first commands, by launcher, of steps in environments on this host; no more than there are cores.
+
+    Parameters
+    ----------
+    steps : mapping of str to StepSetup
+        The steps, in the order of the graph.
+    store : str
+        The store's URL.
+    """
+    found: dict[str, list[WorkerCommand]] = {}
+    left = os.cpu_count() or 1
+    for step in steps.values():
+        if step.environment is None:
+            continue
+        command = worker_command(step, store=store, cwd=str(Path.cwd()))
+        commands = found.setdefault(step.launcher, [])
+        if left > 0 and command not in commands:
+            commands.append(command)
+            left -= 1
+    return found
 
 
 def thread_variables(resources: Resources) -> dict[str, str]:

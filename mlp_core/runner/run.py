@@ -27,7 +27,7 @@ from mlp_core.runner.launchers import Launchers
 from mlp_core.runner.observing import observers
 from mlp_core.runner.package import build_package
 from mlp_core.runner.planning import CheckedFlow, check_flow
-from mlp_core.runner.requests import RunSetup
+from mlp_core.runner.requests import RunSetup, expected_commands
 from mlp_core.runner.reuse import Reuse
 from mlp_core.runner.run_id_file import clear_run_id_file, write_run_id_file
 from mlp_core.store.records import Note, RunBegan
@@ -196,10 +196,13 @@ def run_flow(flow: type[Any], session: Session, options: RunOptions, progress: P
         options = _taken_over(options, store)
         if options.origin is not None:
             store.require_signed(options.origin)
-        frozen = freeze(checked, session, options, session.values(store), resolved)
         environments = StepEnvironments(session, known=options.locks)
         stack.callback(environments.close)
         prepared = environments.prepare(checked)
+        # An interpreter of its own takes longer to start than all that is left to do here.
+        for name, commands in expected_commands(prepared.steps, store=store.url).items():
+            launchers.expect(name, commands)
+        frozen = freeze(checked, session, options, session.values(store), resolved)
         with _signals_to(launchers.inbox.signalled) as signals:
             writer = begin_run(checked, session, options, store, frozen)
             run = writer.began.run

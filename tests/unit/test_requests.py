@@ -102,7 +102,7 @@ def test_only_the_last_attempt_is_caught(attempt: int, expected: bool) -> None:
 
 def test_worker_in_the_driver_s_interpreter() -> None:
     """Without an environment the worker runs in this interpreter, with this process's own path, in its folder."""
-    command = worker_command(step(), SETUP)
+    command = worker_command(step(), store=SETUP.store, cwd=SETUP.cwd)
     assert command.argv == (sys.executable, "-P", "-m", "mlp_core.worker")
     assert (command.cwd, command.unset) == ("/work-folder", UNSET)
     assert command.variables["MLP_WORKER_PATH"].split(os.pathsep) == extra_path() or not extra_path()
@@ -112,7 +112,7 @@ def test_worker_in_the_driver_s_interpreter() -> None:
 def test_worker_in_an_environment_on_this_host() -> None:
     """In an environment the worker runs in its interpreter, with its variables, and the platform from a folder."""
     made = ProvisionedEnvironment("/env/bin/python", {"PATH": "/env/bin"}, has_platform=False)
-    command = worker_command(step(lock=LOCK, environment=made, closure="/closure"), SETUP)
+    command = worker_command(step(lock=LOCK, environment=made, closure="/closure"), store=SETUP.store, cwd=SETUP.cwd)
     assert command.argv == ("/env/bin/python", "-P", "-m", "mlp_core.worker")
     assert (command.variables["PATH"], command.variables["PYTHONPATH"]) == ("/env/bin", "/closure")
     assert command.variables["MLP_WORKER_PATH"] == ""
@@ -120,7 +120,7 @@ def test_worker_in_an_environment_on_this_host() -> None:
 
 def test_worker_in_an_environment_elsewhere() -> None:
     """On another host an agent makes the environment first."""
-    command = worker_command(step(lock=LOCK), SETUP)
+    command = worker_command(step(lock=LOCK), store=SETUP.store, cwd=SETUP.cwd)
     assert command.argv[1:] == ("-P", "-m", "mlp_core.agent")
 
 
@@ -132,7 +132,7 @@ def test_threads_of_numeric_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(thread_variables(Resources(cpu=0)).values()) == {"1"}
     monkeypatch.setenv("MKL_NUM_THREADS", "3")
     assert "MKL_NUM_THREADS" not in thread_variables(Resources())
-    command = worker_command(step(), SETUP)
+    command = worker_command(step(), store=SETUP.store, cwd=SETUP.cwd)
     assert (command.variables["OMP_NUM_THREADS"], command.variables["OPENBLAS_NUM_THREADS"]) == ("7", "2")
 
 

@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import attrs
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         StepNode,
         StepOutcome,
         TaskKey,
+        WorkerCommand,
     )
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | pickle.PickleBuffer
@@ -63,6 +64,14 @@ class Launcher(AbstractContextManager["Launcher"], Protocol):
 
     def reattach(self, attempt_ids: Sequence[str]) -> Sequence[str]:
         """Take up attempts that an earlier driver started, and return those that are still there."""
+
+
+@runtime_checkable
+class Expecting(Protocol):
+    """What a launcher may be besides: one that gets ready for attempts before they are there."""
+
+    def expect(self, commands: Sequence[WorkerCommand]) -> None:
+        """Get ready for attempts with these commands, of which none need come. Returns at once, and raises nothing."""
 
 
 class ArtifactTarget(Protocol):

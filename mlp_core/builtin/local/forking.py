@@ -112,6 +112,13 @@ class Forking:
 
     # ------------------------------------------------------------------------------------------------ starting
 
+    def expect(self, command: WorkerCommand) -> None:
+        """Start a template for attempts that are still to come; where it cannot be started, they will tell why."""
+        key = key_of(command)
+        with self._lock, contextlib.suppress(OSError):
+            if not self._closed.is_set() and key not in self._templates and not fits_here(command):
+                self._care_for(key, start_template(key, command, None, self._lifeline))
+
     def submit(self, request: LaunchRequest) -> None:
         """Start an attempt; one that cannot be started is lost."""
         key = key_of(request.command)
@@ -142,8 +149,10 @@ class Forking:
             if template is None:
                 template = self._adopt_spare(key, request.command)
                 template = template or start_template(key, request.command, writers, self._lifeline)
-                template.deadline = time.monotonic() + self._patience.import_seconds
                 self._care_for(key, template)
+            if not template.has_request:
+                template.has_request = True
+                template.deadline = time.monotonic() + self._patience.import_seconds
         except BaseException:
             for fd in (*readers, *writers):
                 os.close(fd)
@@ -244,8 +253,10 @@ class Forking:
         with self._lock:
             left = [child for child in self._children.values() if child.template is template]
             spared: list[_Child] = []
-            if not template.has_forked and any(child.owed is not None for child in left):
+            unseen = template.is_early and not template.trouble
+            if not template.has_forked and (unseen or any(child.owed is not None for child in left)):
                 # It was ended while it imported the flow, for attempts that are to end: the others have not begun.
+                # Or it ended by itself, and another one will say why in the log of an attempt.
                 spared = self._take([child for child in left if child.owed is None])
         self._start_again(spared, self.submit)
         for child in left:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    from mlp_hookspecs import LaunchRequest
+    from mlp_hookspecs import LaunchRequest, WorkerCommand
     from mlp_hookspecs.handles import LaunchSink, Settings
 
 ISOLATIONS: Final = ("fork", "spawn", "inline")
@@ -94,6 +94,12 @@ class LocalLauncher:
     def submit(self, request: LaunchRequest) -> None:
         """Start an attempt."""
         self._isolation.submit(request)
+
+    def expect(self, commands: Sequence[WorkerCommand]) -> None:
+        """Have processes ready that attempts can be forked from."""
+        if isinstance(self._isolation, Forking):
+            for command in commands:
+                self._isolation.expect(command)
 
     def capacity(self) -> int | None:
         """Return None: the core counts this host's resources itself."""

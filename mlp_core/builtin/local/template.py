@@ -1,7 +1,7 @@
 """The template process: it imports the flow once, never runs a step, and forks for each task.
 
 `python -P -m mlp_core.builtin.local.template`, with the control socket's descriptor in ``MLP_TEMPLATE_FD`` and the
-command's entry in ``MLP_TEMPLATE_ENTRY``.
+command's entry in ``MLP_TEMPLATE_ENTRY``. With ``MLP_TEMPLATE_EARLY`` it is started before there is an attempt for it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mlp_core.builtin.local.templates import CONTROL_FD, ENTRY, HEADER_BYTES
+from mlp_core.builtin.local.templates import CONTROL_FD, EARLY, ENTRY, HEADER_BYTES
 from mlp_hookspecs import CodeWarning, StepOutcome, StepRequest, wire
 from mlp_hookspecs.process import MessageWriter
 from mlp_hookspecs.trees import (
@@ -61,7 +61,13 @@ def main() -> int:
     control.set_inheritable(False)  # the standard library's signature
     lifeline = take_lifeline()
     _settle(lifeline)
-    return run(control, os.environ.pop(ENTRY), lifeline)
+    entry = os.environ.pop(ENTRY)
+    is_early = os.environ.pop(EARLY, None) is not None
+    if is_early:
+        # The first attempt is still to come: what it will need of the platform is imported meanwhile.
+        importlib.import_module(entry.partition(":")[0])
+        wire.prepare(StepRequest, StepOutcome)
+    return run(control, entry, lifeline, takes_output=is_early)
 
 
 def become(control: socket.socket, lifeline: Lifeline | None) -> NoReturn:

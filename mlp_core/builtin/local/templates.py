@@ -38,6 +38,7 @@ HEADER_BYTES = 8
 
 CONTROL_FD = "MLP_TEMPLATE_FD"
 ENTRY = "MLP_TEMPLATE_ENTRY"
+EARLY = "MLP_TEMPLATE_EARLY"
 TEMPLATE_MODULE = "mlp_core.builtin.local.template"
 
 _ENDING_SECONDS = 1.0
@@ -93,6 +94,10 @@ class Template:
     ----------
     key : Key or None
         As the parameter.
+    is_early : bool
+        Whether it was started before there was an attempt for it, so that nobody has seen what it printed first.
+    has_request : bool
+        Whether it has been given an attempt, so that it imports the flow.
     has_forked : bool
         Whether it has forked a task, so that it has imported the flow.
     deadline : float or None
@@ -107,6 +112,8 @@ class Template:
         """Take over a process."""
         self.key = key
         self.process = process
+        self.is_early = False
+        self.has_request = False
         self.has_forked = False
         self.deadline: float | None = None
         self.trouble = ""
@@ -264,7 +271,9 @@ class ForkedProcess:
             return self._status
 
 
-def start_template(key: Key, command: WorkerCommand, writers: Sequence[int], lifeline: Lifeline | None) -> Template:
+def start_template(
+    key: Key, command: WorkerCommand, writers: Sequence[int] | None, lifeline: Lifeline | None
+) -> Template:
     """Start a template; what it prints while it imports the flow goes to the log of the first attempt.
 
     Parameters
@@ -273,8 +282,8 @@ def start_template(key: Key, command: WorkerCommand, writers: Sequence[int], lif
         Whom it serves.
     command : WorkerCommand
         The command of the first attempt.
-    writers : sequence of int
-        The writing ends of that attempt's pipes.
+    writers : sequence of int or None
+        The writing ends of that attempt's pipes; None where it is still to come.
     lifeline : Lifeline or None
         The launcher's lifeline.
 
@@ -287,6 +296,8 @@ def start_template(key: Key, command: WorkerCommand, writers: Sequence[int], lif
     environment = worker_environment(command.variables, command.unset)
     environment[CONTROL_FD] = str(theirs.fileno())
     environment[ENTRY] = command.entry
+    if writers is None:
+        environment[EARLY] = "1"
     environment.pop(LIFELINE_FD, None)  # this process's own, where it is a worker itself
     passed = [theirs.fileno()]
     if lifeline is not None:
@@ -296,8 +307,8 @@ def start_template(key: Key, command: WorkerCommand, writers: Sequence[int], lif
         process = subprocess.Popen(
             [command.argv[0], "-P", "-m", TEMPLATE_MODULE],
             stdin=subprocess.DEVNULL,
-            stdout=writers[0],
-            stderr=writers[1],
+            stdout=subprocess.DEVNULL if writers is None else writers[0],
+            stderr=subprocess.DEVNULL if writers is None else writers[1],
             env=environment,
             cwd=command.cwd,
             pass_fds=passed,
@@ -308,7 +319,9 @@ def start_template(key: Key, command: WorkerCommand, writers: Sequence[int], lif
         raise
     finally:
         theirs.close()
-    return Template(key, process, ours)
+    template = Template(key, process, ours)
+    template.is_early = writers is None
+    return template
 
 
 def why_not_fork_here() -> str:
