@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import attrs
 
 from mlp_core.environments.bundling import store_bundle, unpacker
 from mlp_core.environments.resolving import Resolver, extended, this_platform
-from mlp_core.errors import MlpError, OptionError, PluginError, UsageError
+from mlp_core.errors import MlpError, OptionError, PluginError, PluginRefused, UsageError
 from mlp_core.names import shown
 from mlp_hookspecs import EnvironmentSpec, StepInfo, StepNode
 
@@ -93,7 +94,7 @@ class ProjectEnvironments:
             if not place.is_file():
                 raise UsageError(f"there is no file {shown(str(fields[_FILE]))}")
         node = StepNode("environment", "end", file=str(place))
-        with self._refused("the requirement is refused"):
+        with _told("the requirement is refused"):
             try:
                 plan = hooks.plan_step(StepInfo("Environment", node), (kind(**given),))
             except PluginError as error:
@@ -119,12 +120,12 @@ class ProjectEnvironments:
         UsageError
             Where it cannot be met.
         """
-        with self._refused("the environment cannot be resolved"):
+        with _told("the environment cannot be resolved"):
             return self._resolver(self._session.open_store(create=True)).resolve(spec, upgrade=upgrade)
 
     def resolve_plan(self, plan: StepPlan, step: str, *, upgrade: bool = False) -> Resolved:
         """Return the lock of what a step's plan asks for; as `resolve`."""
-        with self._refused(f"the environment of step {step!r} cannot be resolved"):
+        with _told(f"the environment of step {step!r} cannot be resolved"):
             resolver = self._resolver(self._session.open_store(create=True))
             return resolver.resolve_plan(plan, upgrade=upgrade)
 
@@ -170,10 +171,8 @@ class ProjectEnvironments:
         MlpError
             Where it cannot be made.
         """
-        try:
+        with _told(f"the environment {lock.digest[:19]} cannot be made", MlpError):
             return host.provide(self._session.hooks, lock, unpacker(lambda: self.store, lock, this_platform()))
-        except OSError as error:
-            raise MlpError(f"the environment {lock.digest[:19]} could not be made: {error}") from error
 
     def bundle(self, lock: EnvironmentLock, platform: str) -> Bundle:
         """Put the packages of an environment for a platform into the store.
@@ -183,11 +182,8 @@ class ProjectEnvironments:
         MlpError
             Where they cannot be had.
         """
-        try:
+        with _told(f"the packages of {lock.digest[:19]} for {platform} cannot be put into the store", MlpError):
             return store_bundle(self.store, self._session.hooks, lock, platform)
-        except (OSError, ValueError) as error:
-            what = f"the packages of {lock.digest[:19]} for {platform} cannot be put into the store"
-            raise MlpError(f"{what}: {error}") from error
 
     def requirement_digest(self, kept: KeptLock) -> str:
         """Return the digest of the requirement that an environment was the answer to; empty where its base is gone."""
@@ -205,12 +201,22 @@ class ProjectEnvironments:
             return resolver
         return Resolver(self._session.hooks, store, self._session.username, self._platforms)
 
-    @contextlib.contextmanager
-    def _refused(self, what: str) -> Iterator[None]:
-        """Turn what a backend raises for a requirement into a usage error."""
-        try:
-            yield
-        except (OSError, TypeError, ValueError) as error:
-            if isinstance(error, MlpError):
-                raise
-            raise UsageError(f"{what}: {error}") from error
+
+@contextlib.contextmanager
+def _told(what: str, kind: type[MlpError] = UsageError) -> Iterator[None]:
+    """Turn what a backend raises into an error of ours that says what could not be done."""
+    try:
+        yield
+    except (OSError, TypeError, ValueError) as error:
+        if isinstance(error, MlpError):
+            raise
+        raise kind(f"{what}: {error}") from error
+    except PluginError as error:
+        missing = error.__cause__
+        if not isinstance(missing, ModuleNotFoundError):
+            raise
+        # As in a step whose environment has the plugin's own code alone.
+        raise PluginRefused(
+            f"{what} by {sys.executable}: it has no {missing.name}, which the plugin needs",
+            hint="do it where runs are started, or ask for that package in the step's environment",
+        ) from error
