@@ -253,7 +253,9 @@ def _cannot_load(ref: ArtifactRef, name: str, error: Exception) -> ArtifactError
     message = error.message if isinstance(error, ArtifactError) else str(error)
     hint = error.hint if isinstance(error, ArtifactError) else ""
     text = f"{what} of type {shown(ref.type)}, stored as {shown(ref.format)}, is not loaded: {message}"
-    return ArtifactError(text, hint=hint or "where you trust it, add that name to storage.pickle_allowed")
+    if not hint and "storage.pickle_allowed" in message:
+        hint = "where you trust it, add that name to storage.pickle_allowed"
+    return ArtifactError(text, hint=hint)
 
 
 def _cannot_store(name: str, value: object, error: Exception) -> ArtifactError:

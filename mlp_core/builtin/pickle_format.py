@@ -1,9 +1,10 @@
 """How any Python value is stored: pickle protocol 5, with large buffers beside the stream, so that loading copies none.
 
 Content: the magic text ``mlp-pickle-1`` and a line's end; a line with a JSON list of the buffers' sizes and, first, the
-stream's size; the stream; each buffer, aligned to 64 bytes from the beginning of the content, so that a mapped array
-is as well aligned as a fresh one. Classes of the flow's own file are named by the module that imports it, whatever
-name it runs under; what has no importable home travels by value, through cloudpickle.
+stream's size, before which stands a version of Python where the stream holds bytecode; the stream; each buffer, aligned
+to 64 bytes from the beginning of the content, so that a mapped array is as well aligned as a fresh one. Classes of the
+flow's own file are named by the module that imports it, whatever name it runs under; what has no importable home goes
+by value, through cloudpickle: a function as bytecode, which another minor version of Python may crash of.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
 MAGIC = b"mlp-pickle-1\n"
 ALIGNMENT = 64
 _PADDING = bytes(ALIGNMENT)
+
+_VERSION: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
+_MINOR: Final = re.compile(r"\d{1,2}\.\d{1,3}")
+_CLOUDPICKLE: Final = b"cloudpickle"
+_BYTECODE: Final = b"CodeType"
+"""What cloudpickle names where it stores code; data that has both texts is bound to a version without need."""
 
 _PLAIN: Final = frozenset(
     (
@@ -52,7 +60,8 @@ def mlp_persist_artifact(value: Any, target: ArtifactTarget) -> bool:
     """Write the value."""
     buffers: list[pickle.PickleBuffer] = []
     stream = _dump(value, buffers)
-    target.write(_chunks(stream, [buffer.raw() for buffer in buffers]))
+    python = _VERSION if _BYTECODE in stream and _CLOUDPICKLE in stream else ""
+    target.write(_chunks(stream, [buffer.raw() for buffer in buffers], python))
     return True
 
 
@@ -62,14 +71,19 @@ def mlp_load_artifact(ref: ArtifactRef, source: ArtifactSource, settings: Settin
     content = source.buffer()
     if bytes(content[: len(MAGIC)]) != MAGIC:
         raise ValueError("the content is not of this format: it does not begin with mlp-pickle-1")
-    stream, buffers = _split(content)
+    python, stream, buffers = _split(content)
+    if python not in ("", _VERSION):
+        raise pickle.UnpicklingError(
+            f"it holds a function by value, as bytecode of Python {python}, which Python {_VERSION} cannot run: define"
+            " the function in a module, or load it under the version that stored it"
+        )
     if settings["storage.pickle"] == "allow":
         return pickle.loads(stream, buffers=buffers)  # noqa: S301 # the one place that unpickles; the bytes were verified
     return ListedUnpickler(stream, buffers, settings["storage.pickle_allowed"]).load()
 
 
-def _split(content: memoryview) -> tuple[memoryview, list[memoryview]]:
-    """Return the stream and the buffers; ValueError where the content is not what `_chunks` writes."""
+def _split(content: memoryview) -> tuple[str, memoryview, list[memoryview]]:
+    """Return the version that the stream is bound to, the stream, the buffers; ValueError for what is none of ours."""
     # The header is one short line: no need to copy more than its beginning to find its end.
     start = len(MAGIC)
     width = 256
@@ -78,6 +92,9 @@ def _split(content: memoryview) -> tuple[memoryview, list[memoryview]]:
             raise ValueError("the content is not of this format: its header has no end")
         width *= 16
     sizes = json.loads(bytes(content[start : start + end]))
+    python = ""
+    if isinstance(sizes, list) and sizes and isinstance(sizes[0], str) and _MINOR.fullmatch(sizes[0]):
+        python, *sizes = sizes
     if not isinstance(sizes, list) or not sizes or not all(type(size) is int and size >= 0 for size in sizes):
         raise ValueError("the content is not of this format: its header is no list of sizes")
     position = start + end + 1
@@ -89,7 +106,7 @@ def _split(content: memoryview) -> tuple[memoryview, list[memoryview]]:
         position += size
     if position > len(content):
         raise ValueError("the content is not of this format: it ends too early")
-    return parts[0], parts[1:]
+    return python, parts[0], parts[1:]
 
 
 class ListedUnpickler(pickle.Unpickler):
@@ -158,9 +175,10 @@ def _dump(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes:
     return result
 
 
-def _chunks(stream: bytes, buffers: Sequence[memoryview]) -> Iterator[Buffer]:
+def _chunks(stream: bytes, buffers: Sequence[memoryview], python: str) -> Iterator[Buffer]:
     """Yield the content's pieces."""
-    header = MAGIC + json.dumps([len(stream), *(buffer.nbytes for buffer in buffers)]).encode() + b"\n"
+    sizes = [len(stream), *(buffer.nbytes for buffer in buffers)]
+    header = MAGIC + json.dumps([python, *sizes] if python else sizes).encode() + b"\n"
     yield header
     yield stream
     position = len(header) + len(stream)

@@ -1,9 +1,9 @@
-"""Templates that are started before there is an attempt for them: ready when one comes, and no trouble when none does."""
+"""Templates that are started before there is an attempt for them: ready when one comes, no trouble when none does."""
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -13,6 +13,9 @@ from mlp_core.builtin.local.launcher import LocalLauncher
 from mlp_hookspecs import CodeRef, LaunchRequest, RunContext, StepNode, StepRequest, TaskKey, WorkerCommand
 from mlp_hookspecs.handles import Expecting
 from mlp_hookspecs.testing import RecordingSink
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="templates are the default on Linux only")
 
