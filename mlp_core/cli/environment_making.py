@@ -79,6 +79,9 @@ def env_resolve_command(call: Call) -> int:
     named = {name: getattr(args, name) for name in _FIELDS if getattr(args, name)}
     fields = {"packages": _packages(args.package), **named}
     if args.flow_file is not None:
+        if not args.flow_file.endswith(".py"):
+            hint = f"packages are named by an option: mlp env resolve --package {args.flow_file!r}"
+            raise UsageError(f"{shown(args.flow_file)} is no flow's file", hint=hint)
         asked_too = [*(named if not args.package else ["packages", *named]), *(["extend"] if args.extend else [])]
         if asked_too:
             raise UsageError(

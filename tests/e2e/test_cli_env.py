@@ -166,6 +166,7 @@ def test_an_extension_keeps_every_pin(mlp: Commands, run: str, six: str) -> None
         (("-r", "a.txt", "-r", "b.txt"), "-r is given more than once"),
         (("--package", "six", "--index", "https://me:secret@host/simple"), "index"),
         (("flow.py", "--package", "six"), "a flow says itself"),
+        (("six>=1",), "mlp env resolve --package 'six>=1'"),
         (("flow.py", "--step", "wrok"), "no step 'wrok'"),
         (("flow.py", "--step", "start"), "step start asks for no environment"),
         (("--package", "six", "--alias", "Bad Name"), "environment 'Bad Name' is refused"),
