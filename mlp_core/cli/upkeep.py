@@ -10,6 +10,7 @@ import attrs
 
 from mlp_core.cli.meter import Meter
 from mlp_core.cli.text import place, plural, put, put_json, safe_line, size
+from mlp_core.environments.host import HostEnvironments, days_ago
 from mlp_core.errors import UsageError
 from mlp_core.names import tag as checked_tag
 from mlp_core.store.faults import GuardedObjects, opened
@@ -24,6 +25,7 @@ from mlp_core.upkeep.retention import Retention, span
 if TYPE_CHECKING:
     from mlp_core.cli.arguments import Parser
     from mlp_core.cli.dispatch import Call
+    from mlp_core.environments.host import MadeEnvironment
     from mlp_core.upkeep.findings import Finding, Report, Tally
 
 _AFFECTED: Final = 5
@@ -88,11 +90,28 @@ def gc_command(call: Call) -> int:
 
         cleared = clear_store(store, policy, now=time.time(), grace=grace, dry_run=args.dry_run, told=told)
     store.close()
+    unused = _unused_environments(call)
     if args.json:
-        put_json({**attrs.asdict(cleared), "dry_run": args.dry_run})
+        environments = [{"digest": each.digest, "path": str(each.path), "used_at": each.used_at} for each in unused]
+        put_json({**attrs.asdict(cleared), "host_environments": environments, "dry_run": args.dry_run})
     else:
         _show_cleared(cleared, dry_run=args.dry_run)
+        if unused:
+            word = "would be removed" if args.dry_run else "removed"
+            put(f"{plural(len(unused), 'environment')} of this host {word}")
     return 0
+
+
+def _unused_environments(call: Call) -> list[MadeEnvironment]:
+    """Remove the environments of this host that were not used for long, and return them."""
+    days = call.session.settings["environments.keep_days"]
+    try:
+        return HostEnvironments().remove_unused(days_ago(days), dry_run=call.args.dry_run)
+    except OSError as error:
+        raise UsageError(
+            f"{error.filename or 'an environment of this host'} cannot be removed: {error.strerror or error}",
+            hint="look at who owns it; the store has been cleared",
+        ) from error
 
 
 def _policy(call: Call) -> Retention:
@@ -127,6 +146,9 @@ def _show_cleared(cleared: Cleared, *, dry_run: bool) -> None:
         plural(cleared.blobs, "blob"),
         plural(cleared.parts, "part"),
         plural(cleared.leftovers, "leftover"),
+        plural(cleared.locks, "lock"),
+        plural(cleared.answers, "answer"),
+        plural(cleared.bundles, "bundle"),
     ]
     put(f"{', '.join(each for each in counts if not each.startswith('0 ')) or 'nothing'} {word}, {size(cleared.size)}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mlp_core.environments.catalog import Catalog
 from mlp_core.errors import StoreDamaged
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from mlp_core.store import Store
     from mlp_hookspecs import ArtifactRef, EnvironmentLock
 
-_PIECE = 2**20
+_PIECE: Final = 2**20
+_LONGEST: Final = 255
+_LONGEST_PATH: Final = 1024
 
 
 def store_bundle(store: Store, hooks: Hooks, lock: EnvironmentLock, platform: str) -> Bundle:
@@ -75,9 +77,13 @@ def unpacker(store: Callable[[], Store], lock: EnvironmentLock, platform: str) -
             bundle = catalog.bundle(lock.digest, "")
         if bundle is None:
             return False
+        paths = {name: checked_path(name) for name in bundle.files}
+        folders = {parent for path in paths.values() for parent in path.parents}
+        if len(set(paths.values())) < len(paths) or not folders.isdisjoint(paths.values()):
+            raise StoreDamaged(f"a bundle of {lock.digest} in {opened.url} names a file twice")
         blobs = opened.blobs()
         for name, ref in bundle.files.items():
-            path = folder / checked_path(name)
+            path = folder / paths[name]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(blobs.source(ref).buffer())  # verified against its hash
         return True
@@ -86,8 +92,10 @@ def unpacker(store: Callable[[], Store], lock: EnvironmentLock, platform: str) -
 
 
 def checked_path(name: str) -> PurePosixPath:
-    """Return the path of a file in a bundle; StoreDamaged where it leads out of the folder."""
+    """Return the path of a file in a bundle; StoreDamaged where it is none, or leads out of the folder."""
     path = PurePosixPath(name)
-    if path.is_absolute() or not path.parts or ".." in path.parts or "\0" in name:
+    if path.is_absolute() or not path.parts or ".." in path.parts:
         raise StoreDamaged(f"a bundle names the file {shown(name)}, which lies outside of it")
+    if not name.isprintable() or max(len(part.encode()) for part in path.parts) > _LONGEST or len(name) > _LONGEST_PATH:
+        raise StoreDamaged(f"a bundle names the file {shown(name)}, which can be none")
     return path

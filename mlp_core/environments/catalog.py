@@ -32,6 +32,7 @@ MOVABLE_TAGS: Final = ("latest", "candidate", "stable")
 """The tags that may stand for another lock tomorrow."""
 
 _MAX_BYTES: Final = 64 * 2**20
+_NEW_SECONDS: Final = 3600
 _DIGEST: Final = re.compile(r"(sha256-)?[0-9a-f]{8,64}")
 
 _Record = TypeVar("_Record", KeptLock, Answer, NamedLock, Bundle)
@@ -70,11 +71,21 @@ class Catalog:
             except StoreError:  # what is damaged, or not signed, is written anew
                 self._replace(key, kept)
 
-    def answer(self, spec: EnvironmentSpec, platforms: Iterable[str]) -> EnvironmentLock | None:
-        """Return the lock that a requirement was answered with for some platforms; None where there is none intact."""
+    def answer(self, spec: EnvironmentSpec, platforms: Iterable[str], *, renew: bool = False) -> EnvironmentLock | None:
+        """Return the lock that a requirement was answered with for some platforms; None where there is none intact.
+
+        Who is going to use it makes an old answer new, so that nobody removes the lock as unused before the run that
+        has it says so.
+        """
+        key = layout.environment_answer(spec.digest, platforms)
         try:
-            answer = self._read(Answer, layout.environment_answer(spec.digest, platforms))
-            return self._kept(answer.lock_digest).lock if answer.spec_digest == spec.digest else None
+            answer = self._read(Answer, key)
+            if answer.spec_digest != spec.digest:
+                return None
+            if renew and abs(time.time() - answer.time) > _NEW_SECONDS:
+                with contextlib.suppress(StoreError):  # a store that is only read
+                    self._replace(key, attrs.evolve(answer, time=time.time()))
+            return self._kept(answer.lock_digest).lock
         except (FileNotFoundError, StoreUntrusted, StoreDamaged):
             return None
 
@@ -338,6 +349,10 @@ def read_record(kind: type[_Record], key: str, store: Store) -> _Record:
     stored = store.objects.read(key, 0, _MAX_BYTES + 1)
     if len(stored) > _MAX_BYTES:
         raise StoreDamaged(f"{key} in {store.url} has more than {_MAX_BYTES:,} bytes")
+    if stored.startswith(b"{"):  # only what a store of the first format has is without a checksum
+        raise StoreDamaged(
+            f"{key} in {store.url} is damaged: it has no checksum", hint="to see what is wrong: mlp fsck"
+        )
     content = without_checksum(key, stored, store.url)
     if store.signer is not None and not store.signer.accepts_text(content, key):
         raise StoreUntrusted(

@@ -7,7 +7,9 @@ environment is read-only, and its interpreters keep their bytecode in a folder o
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import math
 import os
 import re
 import tempfile
@@ -32,7 +34,9 @@ BYTECODE_VARIABLE: Final = "PYTHONPYCACHEPREFIX"
 
 _DIGEST: Final = re.compile(r"sha256-[0-9a-f]{64}")
 _USERS: Final = ".{}.users"
-_LEAVINGS: Final = ("building", "leaving", "bytecode")
+_PACKAGES: Final = "packages-"
+_LEAVINGS: Final = ("building", "leaving", "bytecode", "users")
+_BUSY: Final = (errno.ENOTEMPTY, errno.EEXIST)
 
 
 @attrs.frozen
@@ -117,7 +121,7 @@ class HostEnvironments:
         if (root / lock.digest).exists():
             made = hooks.provision_environment(lock, root)
         else:
-            with tempfile.TemporaryDirectory(dir=root, prefix=".packages-") as folder:
+            with tempfile.TemporaryDirectory(dir=root, prefix=f".{lock.digest}.{_PACKAGES}") as folder:
                 has_packages = packages(Path(folder))
                 made = hooks.provision_environment(lock, root, Path(folder) if has_packages else None)
         bytecode = {BYTECODE_VARIABLE: str(root / f".{lock.digest}.bytecode")}
@@ -125,14 +129,18 @@ class HostEnvironments:
 
     def made(self) -> list[MadeEnvironment]:
         """Return what is on this host, the most recently used first."""
-        found = [self._describe(path) for path in self.root.iterdir() if _DIGEST.fullmatch(path.name)]
+        found = []
+        for path in self.root.iterdir():
+            if _DIGEST.fullmatch(path.name):
+                with contextlib.suppress(FileNotFoundError):  # removed since
+                    found.append(self._describe(path))
         return sorted(found, key=lambda made: -made.used_at)
 
-    def remove(self, digest: str) -> bool:
-        """Remove an environment unless somebody uses it; tell whether it is gone."""
+    def remove(self, digest: str, before: float = math.inf) -> bool:
+        """Remove an environment unless somebody uses it, or has used it since some time; tell whether it is gone."""
         root = self.root
         with self._alone(root, digest) as is_free:
-            if not is_free:
+            if not is_free or (root / _USERS.format(digest)).stat().st_mtime >= before:
                 return False
             # Renamed first: what is half removed must not pass for an environment.
             leaving = root / f".{digest}.leaving"
@@ -141,7 +149,7 @@ class HostEnvironments:
                 (root / digest).rename(leaving)
             remove(leaving)
             remove(root / f".{digest}.bytecode")
-            remove(root / f".{digest}.building")
+            self._remove_unfinished(root, digest)
             # The lock that builders take stays: one of them may be waiting for it.
             (root / _USERS.format(digest)).unlink(missing_ok=True)
         return True
@@ -149,7 +157,7 @@ class HostEnvironments:
     def remove_unused(self, before: float, *, dry_run: bool = False) -> list[MadeEnvironment]:
         """Remove what was last used before some time and what was left half made; return the environments of these."""
         old = [made for made in self.made() if made.used_at < before and not made.is_used]
-        gone = [made for made in old if dry_run or self.remove(made.digest)]
+        gone = [made for made in old if dry_run or self.remove(made.digest, before)]
         if not dry_run:
             self._remove_leavings(before)
         return gone
@@ -194,7 +202,8 @@ class HostEnvironments:
         except BlockingIOError:
             yield False
         else:
-            yield True
+            # Where another one has removed the file since, the users that came after hold another file.
+            yield _is_same(descriptor, root / _USERS.format(digest))
         finally:
             os.close(descriptor)
 
@@ -212,11 +221,25 @@ class HostEnvironments:
         """Remove what killed builders and removers have left, of environments that nobody uses."""
         for path in self.root.iterdir():
             digest, _, kind = path.name.removeprefix(".").partition(".")
-            is_old = path.lstat().st_mtime < before
-            if path.name.startswith(".packages-") and is_old:
-                remove(path)
-            elif kind in _LEAVINGS and is_old and _DIGEST.fullmatch(digest) and not (self.root / digest).exists():
+            is_leaving = kind in _LEAVINGS or kind.startswith(_PACKAGES)
+            if not is_leaving or not _DIGEST.fullmatch(digest) or _changed_at(path) >= before:
+                continue
+            if not (self.root / digest).exists():
                 self.remove(digest)
+            elif kind not in ("bytecode", "users"):
+                with self._alone(self.root, digest) as is_free:
+                    if is_free:
+                        self._remove_unfinished(self.root, digest)
+                        remove(self.root / f".{digest}.leaving")
+
+    def _remove_unfinished(self, root: Path, digest: str) -> None:
+        """Remove what killed builders have left of an environment, which is held alone."""
+        for path in (root / f".{digest}.building", *root.glob(f".{digest}.{_PACKAGES}*")):
+            try:
+                remove(path)
+            except OSError as error:
+                if error.errno not in _BUSY:  # a process that a killed builder had started still writes there
+                    raise
 
 
 def _is_same(descriptor: int, path: Path) -> bool:
@@ -227,6 +250,14 @@ def _is_same(descriptor: int, path: Path) -> bool:
         return False
     mine = os.fstat(descriptor)
     return (mine.st_dev, mine.st_ino) == (found.st_dev, found.st_ino)
+
+
+def _changed_at(path: Path) -> float:
+    """Return when a file or folder was changed; never where it has gone."""
+    try:
+        return path.lstat().st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 def days_ago(days: float) -> float:

@@ -124,7 +124,7 @@ class Resolver:
         ValueError, OSError
             As the backend raises them.
         """
-        known = None if upgrade else self.catalog.answer(spec, self.platforms)
+        known = None if upgrade else self.catalog.answer(spec, self.platforms, renew=True)
         if known is not None:
             return Resolved(spec, known)
         lock = self._hooks.resolve_environment(spec, self.platforms)

@@ -1,8 +1,8 @@
 """How a store is cleared of what nobody needs, beside runs that go on.
 
-A blob goes only if no run, frozen flow or deployment mentions it, and only if it is older than a grace, and older than
-every run that goes on: whatever such a run has written, and not yet said, is newer than the run. Whoever writes a blob
-again that is there already makes it new first.
+A blob goes only if no run, frozen flow, deployment or bundle mentions it, and only if it is older than a grace, and
+older than every run that goes on: whatever such a run has written, and not yet said, is newer than the run. Whoever
+writes a blob again that is there already makes it new first.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import attrs
 from mlp_core import names
 from mlp_core.errors import NameRefused, NotFound, RunLocked, StoreDamaged, UsageError
 from mlp_core.store import layout
-from mlp_core.store.content import sha256
 from mlp_core.store.growing import read_growing
 from mlp_core.store.lease import DEFAULT_SECONDS, Pulse
 from mlp_core.store.records import TaskReused
+from mlp_core.upkeep.environment_clearing import unneeded_environments
 from mlp_core.upkeep.folder import DAMAGED, TARGETS, remove_unfinished, store_folder, unfinished
-from mlp_core.upkeep.references import hashes_in, run_records
+from mlp_core.upkeep.references import blueprint_of, hashes_in, locks_in, run_records
 from mlp_core.upkeep.removal import finish_removal, remove_empty, remove_run
 from mlp_core.upkeep.retention import Retention, removable
 from mlp_core.upkeep.run_check import REMOVED
@@ -59,6 +59,8 @@ class Cleared:
         Runs that the policy lets go.
     blobs, parts, leftovers : int
         How many blobs; parts of what is one object now; objects that something unfinished has left.
+    locks, answers, bundles : int
+        Of environments: how many locks; what requirements were answered with; lists of the locks' files.
     size : int
         Bytes of all of it.
     kept : str
@@ -69,6 +71,9 @@ class Cleared:
     blobs: int = 0
     parts: int = 0
     leftovers: int = 0
+    locks: int = 0
+    answers: int = 0
+    bundles: int = 0
     size: int = 0
     kept: str = ""
 
@@ -152,6 +157,7 @@ class _Clearing:
         self._remove_unfinished()
         try:
             self._mark()
+            self._remove_environments()
         except StoreDamaged as error:
             self.cleared.kept = error.message
             return
@@ -280,10 +286,18 @@ class _Clearing:
         for prefix in (layout.BLUEPRINTS, layout.DEPLOYMENTS, TARGETS):
             for info in self._objects.list(prefix):
                 with suppress(FileNotFoundError):
-                    content = self._objects.read(info.key)
-                    if prefix == layout.BLUEPRINTS and not info.key.endswith(sha256(content)):
-                        raise _unknown(info.key)
-                    self._needed |= hashes_in(content)
+                    self._needed |= hashes_in(self._objects.read(info.key))
+                    if prefix == layout.BLUEPRINTS:
+                        self._mark_locks(info.key)
+        self._needed |= unneeded_environments(self._objects, self._needed, self._before).needed
+
+    def _mark_locks(self, key: str) -> None:
+        """Take up the locks that a frozen flow has; StoreDamaged where it is not what was written."""
+        try:
+            locks = blueprint_of(self._objects, key.removeprefix(layout.BLUEPRINTS)).locks
+        except StoreDamaged:
+            raise _unknown(key) from None
+        self._needed |= {bytes.fromhex(lock.digest[7:]) for lock in locks.values()}
 
     def _mark_runs(self) -> None:
         """Take up what runs need that were not seen before, and what they may be taking from one that was removed."""
@@ -307,20 +321,37 @@ class _Clearing:
             content = read_growing(self._objects, key)
         except FileNotFoundError:
             return set()
-        _check_lines(key, content)
-        found = hashes_in(content)
+        found = _hashes_of(key, content)
         for name in self._objects.children(layout.segments(flow, run_id)):
             segment = layout.segments(flow, run_id) + name
             if not name.startswith(layout.LOG_SEGMENT):
                 with suppress(FileNotFoundError):
-                    said = self._objects.read(segment)
-                    _check_lines(segment, said)
-                    found |= hashes_in(said)
+                    found |= _hashes_of(segment, self._objects.read(segment))
         if b'"kind":"RunEnded"' not in content:
             for (origin_flow, origin), needed in self._gone.items():
                 if origin_flow == flow and origin.encode() in content:
                     found |= needed
         return found
+
+    def _remove_environments(self) -> None:
+        """Remove the locks that nobody needs, with what leads to them and what they lead to."""
+        if not self._dry_run:
+            self._mark_runs()
+        # Looked at again: a run may have made an answer new that it is about to use. The way to a lock goes first.
+        going = unneeded_environments(self._objects, self._needed, self._before)
+        self._needed |= going.needed
+        for kind in ("answers", "locks", "bundles"):
+            for info in getattr(going, kind):
+                if self._dry_run or self._is_old(info.key):
+                    setattr(self.cleared, kind, getattr(self.cleared, kind) + 1)
+                    self._remove(info)
+
+    def _is_old(self, key: str) -> bool:
+        """Tell whether an object is there, and nobody has written it anew since it was listed."""
+        try:
+            return self._objects.info(key).modified_at < self._before
+        except FileNotFoundError:
+            return False
 
     def _remove_blobs(self) -> None:
         """Remove the blobs that are old enough and not needed."""
@@ -398,6 +429,15 @@ def _moment(run_id: str) -> float:
     from datetime import UTC, datetime
 
     return datetime.strptime(run_id, "%Y%m%d-%H%M%S-%f").replace(tzinfo=UTC).timestamp()
+
+
+def _hashes_of(key: str, content: bytes) -> set[bytes]:
+    """Return the hashes that a journal or segment mentions, and its locks'; StoreDamaged where it is damaged."""
+    _check_lines(key, content)
+    try:
+        return hashes_in(content) | locks_in(content)
+    except ValueError:
+        raise _unknown(key) from None
 
 
 def _check_lines(key: str, content: bytes) -> None:

@@ -10,6 +10,7 @@ from mlp_core.runner.blueprint import Blueprint
 from mlp_core.store import layout
 from mlp_core.store.content import sha256
 from mlp_core.store.journal import read_journal
+from mlp_core.store.records import EnvironmentLocked, decode_line
 from mlp_core.store.segments import read_segments
 from mlp_hookspecs import wire
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mlp_hookspecs.handles import ObjectStore
 
 _DIGEST: Final = re.compile(rb"sha256-([0-9a-f]{64})")
+_LOCKED: Final = b'"kind":"EnvironmentLocked"'
 
 
 def hashes_in(content: bytes) -> set[bytes]:
@@ -39,6 +41,36 @@ def hashes_in(content: bytes) -> set[bytes]:
         The hashes, 32 bytes each.
     """
     return {bytes.fromhex(found.decode()) for found in _DIGEST.findall(content)}
+
+
+def locks_in(content: bytes) -> set[bytes]:
+    """Return the hash of the digest of every environment's lock that a journal or segment holds.
+
+    A record holds the lock itself, so that its digest stands nowhere in the bytes.
+
+    Parameters
+    ----------
+    content : bytes
+        A journal or segment, whose lines were found to be what was written.
+
+    Returns
+    -------
+    set of bytes
+        The hashes, 32 bytes each.
+
+    Raises
+    ------
+    ValueError
+        Where a record that tells of a lock cannot be read.
+    """
+    found = set()
+    for line in content.split(b"\n")[:-1] if _LOCKED in content else ():
+        if _LOCKED in line and not line.endswith(b" ~ unfinished"):
+            read = decode_line(line)
+            if read is None or not isinstance(read[1], EnvironmentLocked):
+                raise ValueError("the record of an environment's lock cannot be read")
+            found.add(bytes.fromhex(read[1].lock.digest[7:]))
+    return found
 
 
 def run_records(objects: ObjectStore, flow: str, run_id: str) -> Iterator[Record]:
