@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlp_hookspecs import EnvironmentSpec, Option, StepInfo, StepNode, specs
-from mlp_plugin_uv import Pypi, PypiBase, Uv, plugin, pypi
+from mlp_plugin_uv import Pypi, PypiBase, Uv, plugin, pypi, pypi_base
 from mlp_plugin_uv.normal import OLDEST_PYTHON, PLATFORM, normal_packages
 
 STEP = StepInfo("Train", StepNode("start", "linear"))
@@ -110,6 +110,22 @@ def test_decorator_records_on_steps_and_flows() -> None:
     assert Flow.__dict__["__mlp_options__"] == (Pypi(),)
     assert Flow.start.__dict__["__mlp_options__"] == (Pypi(packages={"six": "1.17.0"}),)
     assert Pypi.levels == ("step", "flow")
+
+
+def test_base_is_of_a_flow() -> None:
+    """``@pypi_base(...)`` and ``@pypi_base`` record their option on a flow, and refuse a step."""
+
+    @pypi_base(packages={"six": "1.17.0"})
+    class Flow:
+        def start(self) -> None:
+            """Do nothing."""
+
+    assert Flow.__dict__["__mlp_options__"] == (PypiBase(packages={"six": "1.17.0"}),)
+    assert pypi_base(type("Bare", (), {})).__mlp_options__ == (PypiBase(),)
+    with pytest.raises(TypeError, match=r"@pypi_base decorates a flow; a step takes @pypi"):
+        pypi_base(packages={})(Flow.start)
+    with pytest.raises(TypeError, match="@pypi_base decorates a flow"):
+        pypi_base(Flow.start)
 
 
 def test_hooks_fit_the_contract() -> None:

@@ -6,11 +6,11 @@ This module is imported wherever a flow file is, so that it needs nothing but wh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import attrs
 
-from mlp_hookspecs import Option, decorator
+from mlp_hookspecs import Option, OptionDecorator, decorator
 from mlp_plugin_uv.normal import normal_index, normal_names, normal_packages, normal_python
 
 BACKEND: Final = "pypi"
@@ -156,6 +156,23 @@ class Uv(Option):
     disabled: bool = attrs.field(default=False, validator=_IS_BOOL)
 
 
+class FlowDecorator(OptionDecorator[PypiBase]):
+    """A decorator of flows alone, though its option holds for their steps."""
+
+    def __call__(self, /, *values: Any, **fields: Any) -> Any:
+        """Record the option on a class, or return a decorator that does; TypeError for anything else."""
+        if len(values) == 1 and not fields and callable(values[0]):
+            return super().__call__(self._flow(values[0]))
+        record = super().__call__(*values, **fields)
+        return lambda flow: record(self._flow(flow))
+
+    def _flow(self, flow: Any) -> Any:
+        """Return what is decorated, if it is a class."""
+        if not isinstance(flow, type):
+            raise TypeError(f"@{self.option.name} decorates a flow; a step takes @{Pypi.name}, which is added to it")
+        return flow
+
+
 pypi = decorator(Pypi)
-pypi_base = decorator(PypiBase)
+pypi_base = FlowDecorator(PypiBase)
 uv = decorator(Uv)

@@ -221,16 +221,8 @@ class _Resolver:
 
     def _ask(self, lines: Sequence[str]) -> tuple[Entry, ...]:
         """Return uv's answer; where it cannot reach an index, the one that follows from what it has in its cache."""
-        arguments = [
-            "pip",
-            "compile",
-            "-",
-            "--universal",
-            "--generate-hashes",
-            "--format",
-            "pylock.toml",
-            "--no-header",
-        ]
+        arguments = ["pip", "compile", "-", "--universal", "--generate-hashes", "--no-header"]
+        arguments += ["--format", "pylock.toml"]
         arguments += ["--python-version", self.python, NO_DOWNLOADS, *index_arguments(*self._indexes())]
         text = "".join(f"{line}\n" for line in lines)
         if not self.wanted.constraints:
@@ -273,8 +265,9 @@ class _Resolver:
     def _restricted(self, pins: Iterable[Pin]) -> list[Pin]:
         """Return packages with no other files than those that the requirement allows."""
         kept = []
+        base = set(self.base.pins) if self.base is not None else set()
         for pin in pins:
-            allowed = self.wanted.hashes.get(pin.name)
+            allowed = self.wanted.hashes.get(pin.name) if pin not in base else None
             if allowed is not None and not set(allowed) & set(pin.hashes):
                 raise ValueError(
                     f"no file of {pin.name}=={pin.version} has a hash that the requirements file allows for it"
