@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from mlp_core.cli.text import moment, place, plural, put, put_json, safe_line, size, table
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _SHORT: Final = 19
 _RUNS: Final = 100
+_SECONDS: Final = 5.0
 _SHOWN_RUNS: Final = 10
 _WHAT: Final = "a name, name:tag, digest, or the run, step or task that had it: Flow/run/step"
 
@@ -72,17 +74,20 @@ def _details(environments: ProjectEnvironments, kept: KeptLock) -> dict[str, Any
     }
 
 
-def _runs_with(environments: ProjectEnvironments, lock: EnvironmentLock) -> list[str]:
-    """Return the newest runs that have used an environment, and the steps that did."""
+def _runs_with(environments: ProjectEnvironments, lock: EnvironmentLock) -> list[dict[str, Any]]:
+    """Return the newest runs that have used an environment with the steps that did, as far as there is time to look."""
     found = []
+    until = time.monotonic() + _SECONDS
     for run in environments.store.runs(query=RunQuery(limit=_RUNS)):
+        if time.monotonic() > until:
+            break
         try:
             state = environments.store.run(run.flow, run.run_id)
         except MlpError:  # damaged, or removed meanwhile: another command tells of that
             continue
         steps = {step for record in state.environments if record.lock.digest == lock.digest for step in record.steps}
         if steps:
-            found.append(f"{run.flow}/{run.run_id} ({', '.join(sorted(steps))})")
+            found.append({"run": f"{run.flow}/{run.run_id}", "steps": sorted(steps)})
     return found
 
 
@@ -110,9 +115,9 @@ def _show(data: dict[str, Any]) -> None:
             put(f"  {title:<10} {safe_line(text)}")
     put("\n" + table(("package", "version"), data["packages"].items()))
     if data["runs"]:
-        put(f"\nof the newest {_RUNS} runs, used by:")
+        put("\nof the newest runs, used by:")
         for run in data["runs"][:_SHOWN_RUNS]:
-            put(f"  {safe_line(run)}")
+            put(safe_line(f"  {run['run']} ({', '.join(run['steps'])})"))
         if len(data["runs"]) > _SHOWN_RUNS:
             put(f"  ... and {len(data['runs']) - _SHOWN_RUNS} more")
 

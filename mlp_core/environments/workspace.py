@@ -170,6 +170,8 @@ def _fill(draft: Path, folder: Path, interpreter: Interpreter, code: CodeRef | N
         (draft / "code").mkdir(mode=0o700)
         unpack(package, draft / "code")
         places += [str(folder.absolute() / "code" / part) for part in _import_folders(code)]
+    # Below a project it is no part of the project's code.
+    (draft / ".gitignore").write_text("*\n", encoding="utf-8")
     script = draft / "python"
     script.write_text(_script(interpreter, places), encoding="utf-8")
     script.chmod(stat.S_IRWXU)

@@ -134,12 +134,13 @@ def _is_never(folder: Path, store: str) -> bool:
         or folder.name.endswith(".egg-info")
         or str(folder) == store
         or (folder / "pyvenv.cfg").is_file()
+        or "*" in _gitignore(folder)
         or folder.is_symlink()
     )
 
 
 def _gitignore(root: Path) -> list[str]:
-    """Return the patterns of the project's ignore file."""
+    """Return the patterns of a folder's ignore file."""
     try:
         return (root / ".gitignore").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

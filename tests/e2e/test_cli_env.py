@@ -216,6 +216,17 @@ def test_a_folder_with_something_in_it_is_left_alone(mlp: Commands, run: str, tm
     assert (tmp_path / "python").is_file()
 
 
+def test_a_recreated_step_is_no_part_of_its_project(mlp: Commands, run: str) -> None:
+    """A folder that was written below the project is in no later run's code."""
+    mlp.say("env", "create", f"{run}/work", "--into", "past/work")
+    assert (mlp.project.root / "past/work/code/flow.py").is_file()
+    mlp.project.write("class Later(FlowSpec):\n    @step(start=True, end=True)\n    def only(self): pass", "later.py")
+    mlp.say("run", "later.py", "--flow", "Later", "--quiet")
+    names = mlp.python("from mlp_core import Flow; print(*Flow('Later').latest_run.code.tarball.getnames())").split()
+    assert "later.py" in names
+    assert [name for name in names if name.startswith("past/")] == []
+
+
 def test_a_script_says_how_to_get_its_environment_back(mlp: Commands, run: str, tmp_path: Path) -> None:
     """Where the environment was removed from the host, the script names the command that makes it again."""
     made = mlp.data("env", "create", f"{run}/work", "--into", str(tmp_path / "work"))
@@ -269,7 +280,7 @@ def test_an_environment_is_shown_with_all_that_is_known(mlp: Commands, run: str,
     assert {each["environment"] for each in shown} == {six}
     assert shown[0]["packages"]["six"] == "1.16.0"
     assert "tools/six:v1" in shown[0]["names"]
-    assert f"{run} (work)" in shown[0]["runs"]
+    assert {"run": run, "steps": ["work"]} in shown[0]["runs"]
     assert shown[0]["requirement"]["asks_for"]["packages"] == {"six": "==1.16.0"}
     text = mlp.say("env", "show", six)
     assert shown[0]["requirement"]["digest"] in text

@@ -110,6 +110,7 @@ def test_a_folder_starts_the_interpreter_with_code_and_variables(tmp_path: Path,
     word = interpreter.variables["WORD"]
     assert done.stdout == f"{word}|top.py|src/pack/flow.py|['x y', '$x']\n"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert (folder / ".gitignore").read_text() == "*\n"
 
 
 def test_what_was_put_before_the_path_stays_before_that_of_the_day(tmp_path: Path, interpreter: Interpreter) -> None:
