@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.server
 import json
@@ -75,14 +76,24 @@ def channel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Channel]:
 
 
 @contextlib.contextmanager
-def serve(folder: Path) -> Iterator[str]:
-    """Serve a folder on loopback, and tell its URL."""
+def serve(folder: Path, login: str = "") -> Iterator[str]:
+    """Serve a folder on loopback, to whoever knows the login if there is one, and tell its URL."""
+    expected = "Basic " + base64.b64encode(login.encode()).decode() if login else None
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         """Serve the folder."""
 
         def __init__(self, *arguments: object) -> None:
             super().__init__(*arguments, directory=str(folder))  # type: ignore[arg-type] # passed through
+
+        def do_GET(self) -> None:
+            """Answer who is known."""
+            if expected in {None, self.headers.get("Authorization")}:
+                super().do_GET()
+                return
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="tests"')
+            self.end_headers()
 
         def log_message(self, *arguments: object) -> None:
             """Keep quiet."""
@@ -100,6 +111,12 @@ def serve(folder: Path) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@pytest.fixture
+def private() -> Callable[[Path, str], contextlib.AbstractContextManager[str]]:
+    """A function that serves a folder to who knows the login."""
+    return serve
 
 
 @pytest.fixture

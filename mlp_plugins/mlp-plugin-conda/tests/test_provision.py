@@ -119,6 +119,7 @@ def test_made_again_without_network(lock: EnvironmentLock, tmp_path: Path, monke
     check(mlp_provision_environment(lock, tmp_path / "two", None), tmp_path / "two", lock)
 
 
+@pytest.mark.slow
 def test_declared_variables_are_set(channel: Channel, small_channel: Callable[..., Path], tmp_path: Path) -> None:
     """Variables that a package declares for an activated environment are in force."""
     files = {"etc/conda/env_vars.d/declared.json": json.dumps({"DECLARED": "yes"})}
@@ -185,11 +186,11 @@ def test_strange_locks_are_refused(content: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_lock_for_other_platforms_is_refused(channel: Channel, tmp_path: Path) -> None:
+def test_lock_for_other_platforms_is_refused(lock: EnvironmentLock, tmp_path: Path) -> None:
     """A lock that does not hold here says for which platforms it does."""
-    lock = mlp_resolve_environment(channel.spec(), channel.platforms[1:])
-    with pytest.raises(OSError, match=rf"holds for .*{channel.platforms[1]}.*this host is {this_platform()}"):
-        mlp_provision_environment(lock, tmp_path, None)
+    other = attrs.evolve(read_lock(lock.content), platforms=("plan9-64",)).text
+    with pytest.raises(OSError, match=rf"the lock holds for plan9-64, and this host is {this_platform()}"):
+        mlp_provision_environment(attrs.evolve(lock, content=other), tmp_path, None)
 
 
 @pytest.mark.usefixtures("empty_cache")
@@ -258,26 +259,26 @@ def test_bundle_verifies_and_refuses(lock: EnvironmentLock, channel: Channel, tm
 # -------------------------------------------------------------------------------------------------- many, and killed
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
 @pytest.mark.usefixtures("empty_cache")
-def test_many_at_once_share_one(count: int, lock: EnvironmentLock, tmp_path: Path) -> None:
+def test_twenty_at_once_share_one(lock: EnvironmentLock, tmp_path: Path) -> None:
     """Processes that ask at the same time all get the one environment that one of them makes."""
     root = tmp_path / "root"
-    processes = [start_provision(lock, root) for _ in range(count)]
+    processes = [start_provision(lock, root) for _ in range(20)]
     answers = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * count
+    assert [process.returncode for process in processes] == [0] * 20
     assert len(set(answers)) == 1
     check(mlp_provision_environment(lock, root, None), root, lock)
 
 
-@pytest.mark.parametrize("rounds", [3, pytest.param(40, marks=pytest.mark.slow)])
-def test_killed_builder_leaves_nothing_that_is_used(rounds: int, lock: EnvironmentLock, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_killed_builder_leaves_nothing_that_is_used(lock: EnvironmentLock, tmp_path: Path) -> None:
     """A builder killed at any moment leaves no half environment in place, while its helper may go on for a while."""
     seeded = random.Random(4)  # noqa: S311 # the same moments each time
     began = time.monotonic()
     check(mlp_provision_environment(lock, tmp_path / "root", None), tmp_path / "root", lock)
     took = time.monotonic() - began
-    for _ in range(rounds):
+    for _ in range(40):
         remove(tmp_path / "root" / lock.digest)
         builder = start_provision(lock, tmp_path / "root")
         time.sleep(seeded.uniform(0, 1.5 * took))

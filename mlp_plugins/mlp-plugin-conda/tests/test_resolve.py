@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -12,17 +13,19 @@ import yaml
 
 from mlp_hookspecs import PLATFORM_FLOORS, EnvironmentLock, EnvironmentSpec
 from mlp_plugin_conda.locks import read_lock
-from mlp_plugin_conda.plugin import mlp_resolve_environment
+from mlp_plugin_conda.plugin import mlp_provision_environment, mlp_resolve_environment
 from mlp_plugin_conda.tools import this_platform
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+    from contextlib import AbstractContextManager
 
     from conftest import Channel  # a fixture's class
 
 pytestmark = pytest.mark.usefixtures("shared_cache")
 
+PASSWORD = "correct-horse"  # noqa: S105 # of a server that lives as long as a test
+SLOW = pytest.mark.slow
 FLOORS = {floor.partition(">=")[0] for floor in PLATFORM_FLOORS}
 
 
@@ -62,6 +65,7 @@ def test_one_lock_holds_for_three_platforms(channel: Channel, tmp_path: Path) ->
     assert yaml.safe_load(lock.content)["version"] == 1
 
 
+@pytest.mark.slow
 def test_answer_is_the_same_again(channel: Channel) -> None:
     """The same requirement gives the same digest, in whatever order the platforms are named."""
     spec = channel.spec(packages={"tiny": ""})
@@ -104,11 +108,11 @@ def test_wheels_keep_what_conda_has(channel: Channel, small_channel: Callable[..
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"packages": {"tiny": "7"}}, r"no answer for .*tiny ==7"),
+        pytest.param({"packages": {"tiny": "7"}}, r"no answer for .*tiny ==7", marks=SLOW),
         ({"packages": {"tiny": "2.0", "needs-old-tiny": ""}}, r"no answer for .*needs-old-tiny 1\.0 would require"),
-        ({"packages": {"no-such-thing": ""}}, r"no answer for .*no-such-thing"),
-        ({"python": "3.11.0"}, r"no answer for .*python ==3\.11\.0"),
-        ({"pip": {"six": "99"}}, r"cannot be met: .*six==99"),
+        pytest.param({"packages": {"no-such-thing": ""}}, r"no answer for .*no-such-thing", marks=SLOW),
+        pytest.param({"python": "3.11.0"}, r"no answer for .*python ==3\.11\.0", marks=SLOW),
+        pytest.param({"pip": {"six": "99"}}, r"cannot be met: .*six==99", marks=SLOW),
     ],
 )
 def test_impossible_requirements_are_explained(channel: Channel, fields: dict[str, Any], message: str) -> None:
@@ -163,9 +167,9 @@ def test_additions_keep_every_pin(channel: Channel, base: EnvironmentLock) -> No
     ("fields", "message"),
     [
         ({"packages": {"tiny": "2.0"}}, r"pins tiny 1\.0"),
-        ({"packages": {"tiny": "1.0=other"}}, r"pins tiny 1\.0"),
-        ({"python": "3.99"}, r"pins python 3\.1"),
-        ({"pip": {"attrs": "<24"}}, r"pins attrs \d"),
+        pytest.param({"packages": {"tiny": "1.0=other"}}, r"pins tiny 1\.0", marks=SLOW),
+        pytest.param({"python": "3.99"}, r"pins python 3\.1", marks=SLOW),
+        pytest.param({"pip": {"attrs": "<24"}}, r"pins attrs \d", marks=SLOW),
     ],
 )
 def test_conflict_names_the_pin(channel: Channel, base: EnvironmentLock, fields: dict[str, Any], message: str) -> None:
@@ -178,3 +182,29 @@ def test_base_for_another_platform_is_refused(channel: Channel, base: Environmen
     """An environment that is not known for a platform cannot be added to there."""
     with pytest.raises(ValueError, match=rf"not {channel.platforms[2]}"):
         mlp_resolve_environment(added(channel.spec(), base), (channel.platforms[2],))
+
+
+# -------------------------------------------------------------------------------------------------- private channels
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("empty_cache")
+def test_private_channel_is_read_with_the_users_credentials(
+    channel: Channel,
+    private: Callable[[Path, str], AbstractContextManager[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A channel that asks for a password is read with what netrc has, which is nowhere in the lock."""
+    with private(channel.folder, f"ada:{PASSWORD}") as url:
+        spec = channel.spec(packages={"tiny": "1.0"}, channels=[url])
+        with pytest.raises(OSError, match="401"):
+            mlp_resolve_environment(spec, (this_platform(),))
+        (tmp_path / "netrc").write_text(f"machine 127.0.0.1 login ada password {PASSWORD}\n")
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        lock = mlp_resolve_environment(spec, (this_platform(),))
+        assert PASSWORD not in lock.content
+        made = mlp_provision_environment(lock, tmp_path / "root", None)
+        found = "\n".join(path.read_text() for path in Path(made.python).parents[1].glob("conda-meta/*"))
+        assert url in found
+        assert PASSWORD not in found

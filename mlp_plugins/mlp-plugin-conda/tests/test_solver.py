@@ -78,7 +78,9 @@ def test_virtual_packages_come_from_variables() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["conda", "mamba", "micromamba"])
+@pytest.mark.parametrize(
+    "name", ["conda", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mamba", "micromamba"))]
+)
 @pytest.mark.usefixtures("shared_cache")
 def test_users_solver_is_asked(name: str, channel: Channel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A conda, mamba or micromamba on the path is the solver, once a platform."""

@@ -67,7 +67,9 @@ async def available(channels: Sequence[str], platforms: Sequence[str], specs: Se
     client = Client.default_client()
     try:
         return await everywhere(Gateway(client=client))
-    except GatewayError:
+    except GatewayError as error:
+        if "Not Modified" not in str(error):
+            raise
         # As in the solver.
         return await everywhere(Gateway(client=client, default_config=SourceConfig(sharded_enabled=False)))
 

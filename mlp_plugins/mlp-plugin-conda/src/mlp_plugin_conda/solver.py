@@ -82,7 +82,9 @@ async def solve(specs: Sequence[str], channels: Sequence[str]) -> list[RepoDataR
     client = Client.default_client()
     try:
         return await once(Gateway(client=client))
-    except GatewayError:
+    except GatewayError as error:
+        if "Not Modified" not in str(error):
+            raise
         # A server without entity tags answers "not modified" where rattler cannot take it; the plain index can be had.
         return await once(Gateway(client=client, default_config=SourceConfig(sharded_enabled=False)))
 
