@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _CHUNK: Final = 1 << 20
 _TIMES: Final = 3
+_PAUSE_SECONDS: Final = 0.2
 _TIMEOUT_SECONDS: Final = 60.0
 _TEMPORARY: Final = frozenset({408, 429, 500, 502, 503, 504})
 
@@ -64,6 +66,7 @@ def _download_again(url: str, target: Path, algorithms: set[str], indexes: Seque
             if not again or not _is_temporary(error):
                 name = urlsplit(url).path.rpartition("/")[2]
                 raise OSError(f"{name} cannot be fetched from {_host(url)}: {_explain(error)}") from None
+            time.sleep(_PAUSE_SECONDS * (_TIMES - again))
     raise AssertionError("the last attempt returns or raises")
 
 
