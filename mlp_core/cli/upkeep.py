@@ -15,6 +15,7 @@ from mlp_core.errors import UsageError
 from mlp_core.names import tag as checked_tag
 from mlp_core.store.faults import GuardedObjects, opened
 from mlp_core.store.index import RunIndex
+from mlp_core.store.signing import signer_for
 from mlp_core.upkeep.arrival import run_name
 from mlp_core.upkeep.fsck import check_store
 from mlp_core.upkeep.gc import DEFAULT_GRACE, Cleared, clear_store
@@ -51,7 +52,9 @@ def fsck_command(call: Call) -> int:
         def told(tally: Tally) -> None:
             meter.show(f"{tally.objects} objects, {plural(tally.runs, 'run')}, {size(tally.size)}")
 
-        report = check_store(objects, [run_name(text) for text in call.args.runs], shared=shared, told=told)
+        named = [run_name(text) for text in call.args.runs]
+        signer = signer_for(session.settings["storage.signing_key"])
+        report = check_store(objects, named, shared=shared, signer=signer, told=told)
     if call.args.repair:
         report = repair(objects, report, shared=shared)
     if call.args.rebuild_index:

@@ -58,7 +58,7 @@ class Catalog:
 
     def keep(self, spec: EnvironmentSpec, lock: EnvironmentLock, platforms: Iterable[str]) -> None:
         """Keep a lock durably, as the answer to a requirement for some platforms."""
-        self.adopt(_kept_lock(spec, lock, time.time(), self._username))
+        self.adopt(kept_lock(spec, lock, time.time(), self._username))
         answer = Answer(spec.digest, lock.digest, time.time())
         self._replace(layout.environment_answer(spec.digest, platforms), answer)
 
@@ -250,7 +250,7 @@ class Catalog:
         try:
             return self._kept(record.lock.digest)
         except (FileNotFoundError, StoreError):  # such as in a store that the run was copied to
-            return _kept_lock(record.spec, record.lock, record.time, state.context.username)
+            return kept_lock(record.spec, record.lock, record.time, state.context.username)
 
     # --------------------------------------------------------------------------------------------- bundles
 
@@ -349,23 +349,27 @@ def read_record(kind: type[_Record], key: str, store: Store) -> _Record:
     stored = store.objects.read(key, 0, _MAX_BYTES + 1)
     if len(stored) > _MAX_BYTES:
         raise StoreDamaged(f"{key} in {store.url} has more than {_MAX_BYTES:,} bytes")
-    if stored.startswith(b"{"):  # only what a store of the first format has is without a checksum
-        raise StoreDamaged(
-            f"{key} in {store.url} is damaged: it has no checksum", hint="to see what is wrong: mlp fsck"
-        )
-    content = without_checksum(key, stored, store.url)
+    content, record = parsed_record(kind, key, stored, store.url)
     if store.signer is not None and not store.signer.accepts_text(content, key):
         raise StoreUntrusted(
             f"{key} in {store.url} is not signed with the key of storage.signing_key, so its packages are not used",
             hint="resolve the environment again with the key: mlp env resolve --upgrade FLOW.py",
         )
+    return record
+
+
+def parsed_record(kind: type[_Record], key: str, stored: bytes, url: str) -> tuple[bytes, _Record]:
+    """Return the content of what is stored under a key, and the record in it; StoreDamaged where it is damaged."""
+    if stored.startswith(b"{"):  # only what a store of the first format has is without a checksum
+        raise StoreDamaged(f"{key} in {url} is damaged: it has no checksum", hint="to see what is wrong: mlp fsck")
+    content = without_checksum(key, stored, url)
     try:
-        return wire.loads(kind, content)
+        return content, wire.loads(kind, content)
     except ValueError as error:
-        raise StoreDamaged(f"{key} in {store.url} cannot be read: {error}") from error
+        raise StoreDamaged(f"{key} in {url} cannot be read: {error}") from error
 
 
-def _kept_lock(spec: EnvironmentSpec, lock: EnvironmentLock, moment: float, username: str) -> KeptLock:
+def kept_lock(spec: EnvironmentSpec, lock: EnvironmentLock, moment: float, username: str) -> KeptLock:
     """Return a lock as it is kept: its base is told by its digest."""
     base = spec.base.digest if spec.base is not None else ""
     return KeptLock(attrs.evolve(spec, base=None), base, lock, moment, username)

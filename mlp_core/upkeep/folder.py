@@ -29,7 +29,16 @@ DAMAGED: Final = "damaged/"
 TARGETS: Final = layout.TARGETS
 """Where deploy targets keep what is theirs."""
 
-FOLDERS: Final = (layout.BLOBS, layout.FLOWS, layout.PARTS, layout.BLUEPRINTS, layout.DEPLOYMENTS, TARGETS, DAMAGED)
+FOLDERS: Final = (
+    layout.BLOBS,
+    layout.FLOWS,
+    layout.PARTS,
+    layout.BLUEPRINTS,
+    layout.DEPLOYMENTS,
+    layout.ENVIRONMENTS,
+    TARGETS,
+    DAMAGED,
+)
 """What a store consists of, beside what says what it is."""
 
 ABANDONED_SECONDS: Final = 3600

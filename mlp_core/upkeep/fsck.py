@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from mlp_core import names
@@ -16,8 +17,12 @@ from mlp_core.errors import MlpError, NameRefused, NotFound, StoreDamaged, Store
 from mlp_core.store import layout
 from mlp_core.store.content import digest_text, hash_file
 from mlp_core.store.faults import translated
+from mlp_core.store.journal import read_journal
+from mlp_core.store.segments import read_segments
+from mlp_core.store.signing import Signatures
 from mlp_core.store.store import FORMAT_VERSION
 from mlp_core.upkeep.deployment_check import check_blueprint, check_deployments, check_targets
+from mlp_core.upkeep.environment_check import PLACE, check_environments
 from mlp_core.upkeep.findings import Finding, Report, Tally
 from mlp_core.upkeep.folder import DAMAGED, FOLDERS, TARGETS, check_folder, store_folder, unfinished
 from mlp_core.upkeep.parts_check import check_parts
@@ -27,6 +32,7 @@ from mlp_core.upkeep.transfer import in_parallel
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from mlp_core.store.signing import Signer
     from mlp_hookspecs.handles import ObjectInfo, ObjectStore
 
 FORMAT_CONTENTS: Final = tuple(b'{"format": %d}\n' % version for version in range(1, FORMAT_VERSION + 1))
@@ -50,6 +56,7 @@ def check_store(
     runs: Sequence[tuple[str, str]] = (),
     *,
     shared: bool = False,
+    signer: Signer | None = None,
     told: Callable[[Tally], None] = lambda _: None,
 ) -> Report:
     """Check a store, or some runs of it with all that they need.
@@ -62,6 +69,8 @@ def check_store(
         Flows and ids; none for everything.
     shared : bool
         Whether the setting ``storage.shared`` lets the folder's group read and write.
+    signer : Signer or None
+        Who knows what is signed, where the setting ``storage.signing_key`` asks for that.
     told : callable
         Called now and then with how far the check has come.
 
@@ -79,7 +88,7 @@ def check_store(
     """
     at_once = _AT_ONCE if store_folder(objects) is None else _AT_ONCE_LOCAL
     with ThreadPoolExecutor(at_once, thread_name_prefix="mlp-fsck") as pool:
-        check = _Check(objects, pool, at_once, told)
+        check = _Check(objects, pool, at_once, told, signer)
         if runs:
             check.some(runs)
         else:
@@ -92,7 +101,12 @@ class _Check:
     """One check of a store."""
 
     def __init__(
-        self, objects: ObjectStore, pool: ThreadPoolExecutor, at_once: int, told: Callable[[Tally], None]
+        self,
+        objects: ObjectStore,
+        pool: ThreadPoolExecutor,
+        at_once: int,
+        told: Callable[[Tally], None],
+        signer: Signer | None,
     ) -> None:
         """Begin; nothing is read yet."""
         self.findings: list[Finding] = []
@@ -101,6 +115,7 @@ class _Check:
         self._pool = pool
         self._at_once = at_once
         self._told = told
+        self._signer = signer
         self._odd: set[str] = set()
         self._intact: set[bytes] = set()
         self._bad: dict[str, str] = {}
@@ -117,6 +132,7 @@ class _Check:
             self._take(check_blueprint(self._objects, digest, self._odd))
         self._take(check_deployments(self._objects, self._odd))
         self._take((check_targets(self._objects, TARGETS, self._odd), []))
+        self._take(check_environments(self._objects, self._odd, self._signer))
         self._tell_blobs()
         quarantined = sum(1 for _ in self._objects.list(DAMAGED))
         if quarantined:
@@ -309,7 +325,20 @@ class _Check:
         size = sum(info.size for info in read)
         if self._is_going(flow, run_id, infos):
             return [], [], len(read), size
+        if self._signer is not None and not any(finding.severity == "damage" for finding in findings):
+            findings += self._unsigned(self._signer, flow, run_id)
         return findings, check.blobs, len(read), size
+
+    def _unsigned(self, signer: Signer, flow: str, run_id: str) -> Iterator[Finding]:
+        """Note where not all records of an intact run are signed that have to be."""
+        signatures = Signatures(signer)
+        key = layout.journal(flow, run_id)
+        with suppress(FileNotFoundError, StoreError):  # gone since, or told already
+            read_journal(self._objects, key, check=signatures.watch(key))
+            read_segments(self._objects, flow, run_id, signatures=signatures)
+        if not signatures.are_good:
+            problem = "not all of its records are signed with the key of storage.signing_key: it is not trusted"
+            yield Finding("note", key, problem, (f"{flow}/{run_id}",))
 
     def _is_going(self, flow: str, run_id: str, infos: dict[str, ObjectInfo]) -> bool:
         """Tell whether somebody has begun to delete a run since its objects were listed."""
@@ -371,8 +400,8 @@ class _Check:
 
 
 def _run_of(place: str) -> tuple[str, str] | None:
-    """Return the run that a place lies in; None where it is a deployment's or a blueprint's."""
-    if place.startswith(("blueprint ", "deployment ")):
+    """Return the run that a place lies in; None where it is a deployment's, a blueprint's or an environment's."""
+    if place.startswith(("blueprint ", "deployment ", PLACE)):
         return None
     flow, run_id, *_ = place.partition(" ")[0].split("/")
     return flow, run_id
@@ -388,7 +417,7 @@ def _remedy(place: str) -> str:
     """Return how what a place needs is made anew."""
     run = _run_of(place)
     if run is None:
-        return "deploy the flow again"
+        return "bundle it again: mlp env bundle ENVIRONMENT" if place.startswith(PLACE) else "deploy the flow again"
     return f"run again what made it: mlp resume FLOW.py --origin-run-id {run[1]}"
 
 

@@ -18,6 +18,8 @@ from mlp_core.store.growing import read_growing
 from mlp_core.store.journal import JournalWriter, parse_journal
 from mlp_core.store.records import RunBegan, RunEnded
 from mlp_core.store.seal import seal_run
+from mlp_core.upkeep.arrival import has_object
+from mlp_core.upkeep.environment_check import restore_lock
 from mlp_core.upkeep.folder import DAMAGED, TARGETS, close_folder, remove_unfinished, store_folder
 from mlp_core.upkeep.fsck import FORMAT_CONTENTS, IGNORE_CONTENT
 
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
     from mlp_core.upkeep.findings import Finding, Report
     from mlp_hookspecs.handles import ObjectStore
 
-_MOVED: Final = (layout.BLOBS, layout.BLUEPRINTS, layout.DEPLOYMENTS, TARGETS)
+_MOVED: Final = (layout.BLOBS, layout.BLUEPRINTS, layout.DEPLOYMENTS, layout.ENVIRONMENTS, TARGETS)
+_LOCKS: Final = layout.environment_lock("sha256-" + "0" * 64).rpartition("/")[0]
 _RUN_PARTS: Final = 4
 
 
@@ -82,7 +85,7 @@ class _Repair:
             self._objects.replace(key, content, sync=True)
             return attrs.evolve(finding, repaired="written anew", is_healed=True)
         if finding.severity == "damage" and key.startswith(_MOVED):
-            return self._move(finding)
+            return self._restore(finding) if key.startswith(_LOCKS) else self._move(finding)
         if key.startswith(layout.FLOWS):
             return self._mend_run(finding)
         return finding
@@ -120,6 +123,17 @@ class _Repair:
         if source is None:
             self._objects.delete(key)
         return attrs.evolve(finding, repaired=f"moved to {quarantined}", is_healed=not finding.affects)
+
+    def _restore(self, finding: Finding) -> Finding:
+        """Write an environment's lock anew from a run that has it, once what is damaged was moved away."""
+        try:
+            moved = self._move(finding)
+        except FileNotFoundError:  # it is missing
+            moved = finding
+        if has_object(self._objects, finding.key) or not restore_lock(self._objects, finding.key):
+            return moved
+        done = ", ".join(filter(None, (moved.repaired, "written anew from a run that has it")))
+        return attrs.evolve(moved, repaired=done, is_healed=True)
 
     def _mend_run(self, finding: Finding) -> Finding:
         """Mend what can be made anew from a run's journal, and mark what was not written to its end."""

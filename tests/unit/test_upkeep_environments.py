@@ -13,9 +13,13 @@ from mlp_core.builtin.file_store import FileStore
 from mlp_core.environments.catalog import Catalog
 from mlp_core.runner.blueprint import Blueprint, store_blueprint
 from mlp_core.store import Store, layout
+from mlp_core.store.checked import with_checksum
 from mlp_core.store.records import EnvironmentLocked, RunBegan, RunEnded
-from mlp_core.upkeep import gc
+from mlp_core.store.signing import Signer
+from mlp_core.upkeep.environment_clearing import unneeded_environments
+from mlp_core.upkeep.fsck import check_store
 from mlp_core.upkeep.gc import Cleared, clear_store
+from mlp_core.upkeep.repair import repair
 from mlp_core.upkeep.retention import Retention
 from mlp_hookspecs import CodeRef, EnvironmentLock, EnvironmentSpec, FlowGraph, RunContext, StepNode
 
@@ -193,8 +197,8 @@ def test_a_run_that_begins_meanwhile_keeps_its_environment(store: Store, monkeyp
     for name in ("begun", "looked-up", "lonely"):
         keep(store, name)
     age(store)
-    found = gc.unneeded_environments
-    calls = []
+    found = unneeded_environments
+    calls: list[object] = []
 
     def late(*arguments: object) -> object:
         result = found(*arguments)  # type: ignore[arg-type] # handed on
@@ -205,7 +209,143 @@ def test_a_run_that_begins_meanwhile_keeps_its_environment(store: Store, monkeyp
         calls.append(result)
         return result
 
-    monkeypatch.setattr(gc, "unneeded_environments", late)
+    monkeypatch.setattr("mlp_core.upkeep.gc.unneeded_environments", late)
     assert counts(clear(store)) == (1, 1, 1, 1)
     assert is_whole(store, "begun")
     assert is_whole(store, "looked-up")
+
+
+# ------------------------------------------------------------------------------------------------------------ checking
+
+
+def found(store: Store, signer: Signer | None = None) -> dict[str, tuple[str, str]]:
+    """Check a store, and return how bad and what is wrong by key; that no run has a seal is no matter here."""
+    findings = check_store(store.objects, signer=signer).findings
+    return {each.key: (each.severity, each.problem) for each in findings if not each.key.startswith(layout.FLOWS)}
+
+
+def full(store: Store) -> None:
+    """Put an object of each kind into a store, with a run that ran in the environment."""
+    keep(store, "x")
+    Catalog(store).name("fraud/scoring", lock("x").digest)
+    run(store, "x")
+
+
+def keys(store: Store) -> list[str]:
+    """Return the keys of all environments' objects."""
+    return [info.key for info in store.objects.list(layout.ENVIRONMENTS)]
+
+
+def test_intact_environments_are_found_intact(store: Store) -> None:
+    """Nothing is told of them, and their objects are no strangers in a store."""
+    full(store)
+    assert found(store) == {}
+
+
+def test_every_changed_byte_is_named(store: Store) -> None:
+    """Whichever object of environments has another byte, fewer or more: it is named, and what it concerns."""
+    full(store)
+    for key in keys(store):
+        stored = store.objects.read(key)
+        middle = len(stored) // 2
+        flipped = stored[:middle] + bytes([stored[middle] ^ 1]) + stored[middle + 1 :]
+        for content in (flipped, stored[:-1], stored[9:-1], stored + b"\n", b""):
+            store.objects.replace(key, content, sync=False)
+            assert found(store)[key][0] == "damage"
+        store.objects.replace(key, stored, sync=False)
+    assert found(store) == {}
+
+
+def test_a_swapped_object_is_named(store: Store) -> None:
+    """What belongs under another key is told, though its checksum is right."""
+    full(store)
+    keep(store, "y")
+    pairs = {
+        layout.environment_lock(lock("x").digest): layout.environment_lock(lock("y").digest),
+        layout.environment_answer(spec("x").digest, LINUX): layout.environment_answer(spec("y").digest, LINUX),
+        layout.environment_bundle(lock("x").digest, "linux-64"): layout.environment_bundle(
+            lock("y").digest, "linux-64"
+        ),
+        layout.environment_name("fraud/scoring", "latest"): layout.environment_name("other", "latest"),
+    }
+    for source, target in pairs.items():
+        content = with_checksum(target, store.objects.read(source)[9:-1])
+        before = store.objects.read(target) if target in keys(store) else None
+        store.objects.replace(target, content, sync=False)
+        assert found(store)[target] == ("damage", "it speaks of something else than its name says")
+        if before is None:
+            store.objects.delete(target)
+        else:
+            store.objects.replace(target, before, sync=False)
+
+
+def test_what_leads_to_nothing_is_named(store: Store) -> None:
+    """A name whose lock is missing is damaged; an answer without its lock is a leftover; foreign names are noted."""
+    full(store)
+    key = layout.environment_lock(lock("x").digest)
+    store.objects.delete(key)
+    foreign = f"{layout.ENVIRONMENTS}locks/notes.txt"
+    store.objects.replace(foreign, b"", sync=False)
+    told = found(store)
+    assert told[key] == ("damage", "it is missing")
+    assert told[layout.environment_answer(spec("x").digest, LINUX)][0] == "leftover"
+    assert told[foreign][0] == "note"
+
+
+def test_a_damaged_file_of_a_bundle_is_named_with_the_bundle(store: Store) -> None:
+    """The blob is damaged or missing, and the environment is what it concerns."""
+    full(store)
+    (info,) = store.objects.list(layout.BLOBS)
+    store.objects.replace(info.key, b"x", sync=False)
+    damaged = [each for each in check_store(store.objects).findings if each.key == info.key]
+    store.objects.delete(info.key)
+    missing = [each for each in check_store(store.objects).findings if each.key == info.key]
+    assert [each.problem for each in missing] == ["it is missing"]
+    for finding in (*damaged, *missing):
+        assert "x.whl" in finding.affects[0]
+        assert "mlp env bundle" in finding.remedy
+    assert len(damaged) == 1
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_repair_restores_a_lock_from_a_run(store: Store, is_there: bool) -> None:
+    """Whether it is damaged or missing: the run's journal has it, and all is as it was."""
+    full(store)
+    key = layout.environment_lock(lock("x").digest)
+    if is_there:
+        store.objects.replace(key, b"x", sync=False)
+    else:
+        store.objects.delete(key)
+    assert repair(store.objects, check_store(store.objects)).is_clean
+    assert set(found(store)) <= {"damaged/"}
+    assert Catalog(store).find("fraud/scoring") == lock("x")
+    assert Catalog(store).kept(lock("x").digest).spec == spec("x")
+
+
+def test_a_repair_moves_away_what_can_be_made_anew(store: Store) -> None:
+    """Damaged answers, bundles and locks that no run has are in nobody's way afterwards."""
+    keep(store, "x")
+    moved = keys(store)
+    for key in moved:
+        store.objects.replace(key, b"x", sync=False)
+    repair(store.objects, check_store(store.objects))
+    assert keys(store) == []
+    assert len(list(store.objects.list("damaged/"))) == len(moved)
+    keep(store, "x")
+    assert set(found(store)) == {"damaged/"}
+
+
+def test_what_is_not_signed_is_noted_where_records_are(store: Store) -> None:
+    """With the key, unsigned environments and runs are told; signed ones, and a reader without it, are not."""
+    full(store)
+    key = Signer(b"k" * 32)
+    told = check_store(store.objects, signer=key).findings
+    noted = {each.key for each in told if "signed" in each.problem}
+    (journal,) = (info.key for info in store.objects.list(layout.FLOWS) if info.key.endswith("journal"))
+    assert noted == {*keys(store), journal}
+    assert check_store(store.objects, signer=key).is_clean
+    signing = Store.open(store.objects, create=False, signer=key)
+    for each in (*keys(store), *(info.key for info in store.objects.list(layout.FLOWS))):
+        store.objects.delete(each)
+    full(signing)
+    assert not [each for each in check_store(store.objects, signer=key).findings if "signed" in each.problem]
