@@ -26,7 +26,7 @@ PROVISION = """
 import os, sys
 from pathlib import Path
 from mlp_hookspecs import EnvironmentLock, wire
-from mlp_plugin_uv import provision
+from mlp_plugin_uv import tool
 from mlp_plugin_uv.plugin import mlp_provision_environment
 
 def run_uv(arguments, **options):
@@ -36,7 +36,7 @@ def run_uv(arguments, **options):
     return original(arguments, **options)
 
 if "BUILDS" in os.environ:
-    original, provision.run_uv = provision.run_uv, run_uv
+    original, tool.run_uv = tool.run_uv, run_uv
 made = mlp_provision_environment(wire.loads(EnvironmentLock, sys.argv[1]), Path(sys.argv[2]), None)
 print(made.python, Path(made.python).parents[1].stat().st_ino)
 """
@@ -142,6 +142,21 @@ def test_missing_python_is_refused(lock: EnvironmentLock, tmp_path: Path) -> Non
     content = lock.content.replace(f"python {lock.python}", "python 3.99")
     with pytest.raises(OSError, match=r"Python 3\.99 is not on this machine; uv finds .*\d"):
         mlp_provision_environment(attrs.evolve(lock, content=content), tmp_path, None)
+
+
+def test_broken_interpreter_is_passed_over(
+    lock: EnvironmentLock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interpreter of the version that is first on the path, and does not run, is in nobody's way."""
+    (tmp_path / "bin").mkdir()
+    broken = tmp_path / "bin" / f"python{lock.python}"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"]]))
+    made = mlp_provision_environment(lock, tmp_path / "envs", None)
+    assert run_in(made, "import six; print(six.__version__)") == "1.17.0"
+    spec = EnvironmentSpec("pypi", {"packages": {"six": "1.17.0"}, "python": lock.python})
+    assert mlp_resolve_environment(spec, ()) == lock
 
 
 def test_unwritable_root_is_an_error(lock: EnvironmentLock, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from mlp_plugin_uv.own import Workshop, find_wheel, missing_wheels
 from mlp_plugin_uv.platforms import best_wheel, check_platform, is_needed, is_portable, tags_of, this_platform
 from mlp_plugin_uv.pylock import read_entries
 from mlp_plugin_uv.sources import hash_of, sha256_of
-from mlp_plugin_uv.tool import NO_DOWNLOADS, UvError, cpython, index_arguments, run_uv
+from mlp_plugin_uv.tool import NO_DOWNLOADS, UvError, index_arguments, run_uv_under
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -161,11 +161,11 @@ class _Bundler:
     def find(self, pins: Sequence[Pin]) -> dict[str, Entry]:
         """Return what the index says about packages now."""
         arguments = ["pip", "compile", "-", "--universal", "--no-deps", "--format", "pylock.toml", "--no-header"]
-        arguments += ["--python-version", self.lock.python, "--python", cpython(self.lock.python), NO_DOWNLOADS]
+        arguments += ["--python-version", self.lock.python, NO_DOWNLOADS]
         arguments += ["--generate-hashes", *index_arguments(self.lock.index, self.lock.extra_indexes)]
         text = "".join(f"{pin.name}=={pin.version}\n" for pin in pins)
         try:
-            entries = read_entries(run_uv(arguments, stdin=text), Path.cwd())
+            entries = read_entries(run_uv_under(self.lock.python, arguments, stdin=text), Path.cwd())
         except UvError as error:
             what = "no longer has" if error.status == 1 else "cannot be asked for"
             raise OSError(f"the index {what} what the lock names: {error}") from error

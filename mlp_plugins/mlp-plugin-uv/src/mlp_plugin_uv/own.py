@@ -20,7 +20,7 @@ from mlp_plugin_uv.fetch import fetch
 from mlp_plugin_uv.locks import Pin, make_pin, own_pin
 from mlp_plugin_uv.normal import normal_name
 from mlp_plugin_uv.sources import digest_of, sha256_of
-from mlp_plugin_uv.tool import NO_DOWNLOADS, UvError, cpython, index_arguments, run_uv
+from mlp_plugin_uv.tool import NO_DOWNLOADS, UvError, index_arguments, run_uv_under
 from mlp_plugin_uv.urls import refuse_credentials
 
 if TYPE_CHECKING:
@@ -146,10 +146,10 @@ class Workshop:
 
     def _uv_build(self, source: Path, folder: Path, what: str) -> Path:
         """Build a wheel in an isolated environment."""
-        arguments = ["build", "--wheel", "--out-dir", str(folder), NO_DOWNLOADS, "--python", cpython(self.python)]
+        arguments = ["build", "--wheel", "--out-dir", str(folder), NO_DOWNLOADS]
         arguments += [*index_arguments(self.index, self.extra_indexes), str(source)]
         try:
-            run_uv(arguments, variables={"SOURCE_DATE_EPOCH": _EPOCH})
+            run_uv_under(self.python, arguments, variables={"SOURCE_DATE_EPOCH": _EPOCH})
         except UvError as error:
             raise ValueError(f"{what} cannot be built: {error.last_words}; {error}") from error
         wheels = list(folder.glob("*.whl"))

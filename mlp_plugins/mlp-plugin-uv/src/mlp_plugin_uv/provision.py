@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mlp_hookspecs import ProvisionedEnvironment
 from mlp_hookspecs.provisioning import make_once
 from mlp_plugin_uv.locks import Lock, Pin, read_lock, write_pins
-from mlp_plugin_uv.tool import NO_DOWNLOADS, UvError, cpython, find_python, index_arguments, missing_python, run_uv
+from mlp_plugin_uv.tool import NO_DOWNLOADS, UvError, index_arguments, run_uv, run_uv_under
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,15 +80,8 @@ def _reason(error: UvError) -> str:
 
 
 def _make_venv(folder: Path, python: str, descriptor: int) -> None:
-    """Make an environment without packages. uv looks for the interpreter itself, which saves a process."""
-    arguments = ["venv", "--relocatable", "--no-project", NO_DOWNLOADS, str(folder), "--python"]
-    try:
-        run_uv([*arguments, cpython(python)], pass_fds=[descriptor])
-    except UvError:
-        interpreter = find_python(python)
-        if interpreter is None:
-            raise FileNotFoundError(missing_python(python)) from None
-        run_uv([*arguments, interpreter, "--clear"], pass_fds=[descriptor])
+    """Make an environment without packages."""
+    run_uv_under(python, ["venv", "--relocatable", "--no-project", NO_DOWNLOADS, str(folder)], pass_fds=[descriptor])
 
 
 def _install(environment: Path, lock: Lock, packages: Path | None, descriptor: int) -> None:

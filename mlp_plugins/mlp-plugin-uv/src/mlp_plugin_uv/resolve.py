@@ -16,15 +16,7 @@ from mlp_plugin_uv.own import Workshop, find_wheel
 from mlp_plugin_uv.platforms import is_portable, this_platform
 from mlp_plugin_uv.pylock import Entry, read_entries
 from mlp_plugin_uv.requirement import Requirement
-from mlp_plugin_uv.tool import (
-    NO_DOWNLOADS,
-    UvError,
-    cpython,
-    find_python,
-    index_arguments,
-    missing_python,
-    run_uv,
-)
+from mlp_plugin_uv.tool import NO_DOWNLOADS, UvError, index_arguments, run_uv_under
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -157,12 +149,12 @@ class _Resolver:
         project = self.wanted.project
         assert project is not None, "asked for by the caller"  # noqa: S101 # tells the type checker
         arguments = ["export", "--locked", "--format", "pylock.toml", "--no-emit-project", "--no-default-groups"]
-        arguments += ["--no-header", NO_DOWNLOADS, "--python", cpython(self.python), "--project", project.path]
+        arguments += ["--no-header", NO_DOWNLOADS, "--project", project.path]
         arguments += [argument for extra in project.extras for argument in ("--extra", extra)]
         arguments += [argument for group in project.groups for argument in ("--group", group)]
         try:
             # Paths in the answer are relative to the working folder, or, by older versions of uv, to the project.
-            return read_entries(run_uv(arguments, folder=project.path), Path(project.path))
+            return read_entries(run_uv_under(self.python, arguments, folder=project.path), Path(project.path))
         except UvError as error:
             if "needs to be updated" in str(error):
                 raise ValueError(
@@ -233,16 +225,16 @@ class _Resolver:
             return read_entries(self._run([*arguments, "--constraints", file.name], text), Path.cwd())
 
     def _run(self, arguments: Sequence[str], text: str) -> str:
-        """Run uv under the interpreter that is wanted. uv looks for it itself, which saves a process."""
+        """Run uv; where it cannot reach an index, it is to answer from its cache."""
         try:
-            return _run_offline_too([*arguments, "--python", cpython(self.python)], text)
+            return run_uv_under(self.python, arguments, stdin=text)
         except UvError as error:
-            if not _is_about_python(error):
+            if error.status == 1:
                 raise
-            interpreter = find_python(self.python)
-            if interpreter is None:
-                raise ValueError(missing_python(self.python)) from error
-            return _run_offline_too([*arguments, "--python", interpreter], text)
+            try:
+                return run_uv_under(self.python, [*arguments, "--offline"], stdin=text)
+            except UvError:
+                raise error from None
 
     def _pins(self, entries: Iterable[Entry]) -> tuple[Pin, ...]:
         """Return packages as a lock names them; what no index publishes is built."""
@@ -275,24 +267,6 @@ class _Resolver:
             hashes = pin.hashes if allowed is None else tuple(sorted(set(allowed) & set(pin.hashes)))
             kept.append(attrs.evolve(pin, hashes=hashes))
         return kept
-
-
-def _run_offline_too(arguments: Sequence[str], text: str) -> str:
-    """Run uv; where it cannot reach an index, it is to answer from its cache."""
-    try:
-        return run_uv(arguments, stdin=text)
-    except UvError as error:
-        if error.status == 1 or _is_about_python(error):
-            raise
-        try:
-            return run_uv([*arguments, "--offline"], stdin=text)
-        except UvError:
-            raise error from None
-
-
-def _is_about_python(error: UvError) -> bool:
-    """Tell whether uv has failed at an interpreter."""
-    return "interpreter" in str(error).lower()
 
 
 def _source_line(path: str, source: Any) -> str:

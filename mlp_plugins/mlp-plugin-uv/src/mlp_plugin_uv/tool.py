@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mlp_plugin_uv.credentials import masked
 
@@ -103,9 +103,37 @@ def explain(output: str) -> str:
     return text if len(text) <= _LONGEST_MESSAGE else text[: _LONGEST_MESSAGE - 4] + " ..."
 
 
-def cpython(version: str) -> str:
-    """Return how uv is asked for an interpreter of a version."""
-    return f"cpython{version}"
+def run_uv_under(python: str, arguments: Sequence[str], **options: Any) -> str:
+    """Run uv with an interpreter, which it looks for itself: that saves a process.
+
+    Parameters
+    ----------
+    python : str
+        The interpreter's version.
+    arguments : sequence of str
+        The arguments, without the one that names it.
+    **options : object
+        As of `run_uv`.
+
+    Returns
+    -------
+    str
+        The standard output.
+
+    Raises
+    ------
+    UvError
+        Where it fails, or there is no such interpreter.
+    """
+    try:
+        return run_uv([*arguments, "--python", f"cpython{python}"], **options)
+    except UvError as error:
+        if "interpreter" not in str(error).lower():
+            raise
+        interpreter = find_python(python)
+        if interpreter is None:
+            raise UvError(error.status, f"error: {missing_python(python)}") from error
+    return run_uv([*arguments, "--python", interpreter], **options)
 
 
 def index_arguments(index: str | None, extra_indexes: Sequence[str]) -> list[str]:
@@ -128,7 +156,7 @@ def find_python(version: str) -> str | None:
         The path; None where uv finds none of that version.
     """
     try:
-        return run_uv(["python", "find", "--system", "--no-project", NO_DOWNLOADS, cpython(version)]).strip()
+        return run_uv(["python", "find", "--system", "--no-project", NO_DOWNLOADS, f"cpython{version}"]).strip()
     except UvError:
         # One interpreter that cannot be run ends that search; the list leaves it out.
         return next((path for found, path in installed_pythons() if f"{found}.".startswith(f"{version}.")), None)
