@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mlp_hookspecs import trees
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -359,3 +361,14 @@ def has_ended(fd: int) -> bool:
         return os.read(fd, 1) == b""
     except BlockingIOError:
         return False
+
+
+def test_a_process_that_does_not_lead_its_group_yet_is_killed() -> None:
+    """One that was forked a moment ago may not have come to that."""
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(60)
+        os._exit(0)
+    assert os.getpgid(pid) != pid
+    trees.kill_tree(pid)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL

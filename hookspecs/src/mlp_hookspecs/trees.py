@@ -114,15 +114,19 @@ def kill_tree(pid: int, sign: signal.Signals = signal.SIGKILL) -> None:
     Parameters
     ----------
     pid : int
-        The process; it must be the leader of its process group.
+        The process, which nobody has reaped; its group is signalled where it leads one.
     sign : signal.Signals
         The signal.
     """
     victims = descendants(pid)
     if victims and sign is signal.SIGKILL:
         victims = _hold(pid, victims)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
+    try:
         os.killpg(pid, sign)
+    except ProcessLookupError:  # it does not lead its group yet
+        _signal(pid, sign)
+    except PermissionError:
+        pass
     for victim in victims:
         _signal(victim, sign)
 

@@ -349,6 +349,8 @@ def fork_template(lifeline: Lifeline | None) -> Template:
     if pid == 0:
         ours.close()
         template.become(theirs, lifeline)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.setpgid(pid, pid)  # here and in the child: it may be ended before it has got that far
     theirs.close()
     return Template(None, ForkedProcess(pid), ours)
 
