@@ -76,7 +76,8 @@ def _run(name: str, arguments: argparse.Namespace) -> Result:
         shutil.rmtree(folder, ignore_errors=True)
     print(f"  {json.dumps(dict(result.details))}\n  {len(result.violations)} violations in {seconds:.1f} s", flush=True)
     if arguments.out is not None:
-        _write(arguments.out / f"{name}.json" if arguments.row == "all" else arguments.out, result, seconds)
+        is_folder = arguments.row == "all" or arguments.out.is_dir()
+        _write(arguments.out / f"{name}.json" if is_folder else arguments.out, result, seconds)
     return result
 
 
