@@ -12,7 +12,15 @@ from mlp_core.cli.text import place, plural, put, put_json, safe_line, size, tab
 from mlp_core.environments.host import HostEnvironments
 from mlp_core.environments.project import ProjectEnvironments
 from mlp_core.environments.resolving import Resolved, this_platform
-from mlp_core.environments.workspace import KERNEL_PACKAGE, Interpreter, kernel_name, write_kernel, write_workspace
+from mlp_core.environments.workspace import (
+    KERNEL_PACKAGE,
+    Interpreter,
+    check_kernel,
+    check_workspace,
+    kernel_name,
+    write_kernel,
+    write_workspace,
+)
 from mlp_core.errors import UsageError
 from mlp_core.names import platform, shown
 
@@ -217,6 +225,10 @@ def env_create_command(call: Call) -> int:
     args, session = call.args, call.session
     environments = ProjectEnvironments(session)
     lock = environments.look_up(args.what).lock
+    if args.into is not None:  # before anything is made for nothing
+        check_workspace(args.into)
+    if args.kernel is not None:
+        check_kernel(args.kernel or kernel_name(args.what))
     if args.kernel is not None and KERNEL_PACKAGE not in lock.packages:
         lock = environments.extend(lock, {"packages": {KERNEL_PACKAGE: ""}}).lock
     with HostEnvironments() as host:

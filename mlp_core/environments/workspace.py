@@ -96,7 +96,7 @@ def write_workspace(folder: Path, interpreter: Interpreter, code: CodeRef | None
     StoreDamaged
         Where what is stored cannot be code, or is no variable.
     """
-    with _replacing(folder, "it is not empty: name a folder that is not there yet") as draft:
+    with _replacing(check_workspace(folder)) as draft:
         _fill(draft, folder, interpreter, code, package)
 
 
@@ -126,8 +126,7 @@ def write_kernel(
     UsageError
         Where there is a kernel of that name which is not ours.
     """
-    folder = jupyter_folder() / "kernels" / label(name, "kernel").lower()
-    with _replacing(folder, "there is a kernel of that name: give it another by --kernel=NAME", ours=_is_ours) as draft:
+    with _replacing(folder := check_kernel(name)) as draft:
         if into is None:
             _fill(draft, folder, interpreter, code, package)
         script = str((into or folder).absolute() / "python")
@@ -139,6 +138,17 @@ def write_kernel(
         }
         (draft / "kernel.json").write_text(json.dumps(spec, indent=2) + "\n", encoding="utf-8")
     return folder
+
+
+def check_workspace(folder: Path) -> Path:
+    """Return a folder that a workspace can be written to: absent, or empty; UsageError for any other."""
+    return _check_free(folder, "it is not empty: name a folder that is not there yet", lambda _: False)
+
+
+def check_kernel(name: str) -> Path:
+    """Return the folder of a kernel that can be written: absent, empty or ours; UsageError for any other."""
+    folder = jupyter_folder() / "kernels" / label(name, "kernel").lower()
+    return _check_free(folder, "there is a kernel of that name: give it another by --kernel=NAME", _is_ours)
 
 
 def kernel_name(source: str) -> str:
@@ -214,12 +224,8 @@ def _shell_value(name: str, value: str) -> str:
 
 
 @contextlib.contextmanager
-def _replacing(folder: Path, reason: str, *, ours: Callable[[Path], bool] = lambda _: False) -> Iterator[Path]:
-    """Yield a draft that takes the place of a folder, which must be absent, empty or ours; UsageError for any other."""
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise UsageError(f"{folder} is refused: it is no folder")
-    if folder.is_dir() and any(folder.iterdir()) and not ours(folder):
-        raise UsageError(f"{folder} is refused: {reason}")
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Yield a draft that takes the place of a folder that was checked."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as staging:
         draft = Path(staging) / "draft"
@@ -228,6 +234,15 @@ def _replacing(folder: Path, reason: str, *, ours: Callable[[Path], bool] = lamb
         if folder.is_dir():
             shutil.rmtree(folder)
         draft.rename(folder)
+
+
+def _check_free(folder: Path, reason: str, is_ours: Callable[[Path], bool]) -> Path:
+    """Return a folder that is absent, empty or ours; UsageError for any other."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UsageError(f"{folder} is refused: it is no folder")
+    if folder.is_dir() and any(folder.iterdir()) and not is_ours(folder):
+        raise UsageError(f"{folder} is refused: {reason}")
+    return folder
 
 
 def _is_ours(folder: Path) -> bool:
