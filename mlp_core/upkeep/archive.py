@@ -14,9 +14,11 @@ from mlp_core.errors import MlpError, NotFound, StoreDamaged, StoreFull, UsageEr
 from mlp_core.store import layout
 from mlp_core.store.content import digest_text, sha256
 from mlp_core.store.growing import GrowingReader
+from mlp_core.store.references import digests_of
 from mlp_core.upkeep import archive_format as form
 from mlp_core.upkeep.archive_format import Manifest, Member, refused
 from mlp_core.upkeep.arrival import Arrival, Copied, Relation
+from mlp_core.upkeep.bundle_copies import bundle_key, bundle_name, bundles_of, checked_bundle, locks_of
 from mlp_core.upkeep.transfer import PIECE, pieces_of, write_hashed
 
 if TYPE_CHECKING:
@@ -133,6 +135,7 @@ class _Exporting:
             raise NotFound(
                 f"there is no run {flow}/{run_id} in {objects.url}", hint="list the runs with: mlp list"
             ) from None
+        self._bundles = bundles_of(objects, self.copied.all_records)
 
     def manifest(self) -> Manifest:
         """Return what the archive will hold."""
@@ -142,7 +145,11 @@ class _Exporting:
         members += [Member("segment", sha256(each), len(each), name) for name, each in copied.segments.items()]
         members += [self._log_member("segment", name) for name in self._log_segments]
         members.append(self._log_member("logs", ""))
-        members += [Member("blob", digest, size) for digest, size in copied.blobs.items()]
+        bundles = self._bundles.items()
+        for key, content in bundles:
+            members.append(Member("bundle", sha256(content), len(content), bundle_name(key)))
+        files = digests_of(checked_bundle(key, content, self._objects.url) for key, content in bundles)
+        members += [Member("blob", digest, size) for digest, size in (copied.blobs | files).items()]
         return Manifest.of(self._flow, self._run_id, members)
 
     def _log_member(self, kind: form.Kind, name: str) -> Member:
@@ -188,6 +195,8 @@ class _Exporting:
         """Return a content in pieces."""
         if member.kind == "journal":
             return (self.copied.journal,)
+        if member.kind == "bundle":
+            return (self._bundles[bundle_key(member.name)],)
         if member.kind == "blob":
             return pieces_of(self._objects, layout.blob(member.digest), member.size)
         return (self.copied.segments[member.name],) if member.holds_records else self._log(member.name)
@@ -307,7 +316,8 @@ class Archive:
         if missing:
             raise refused(f"its run needs {missing[0]}, which is not in it")
         try:
-            logs = {each.name: each for each in self.manifest.members if not each.holds_records and each.kind != "blob"}
+            members = [each for each in self.manifest.members if not each.holds_records]
+            logs = {each.name: each for each in members if each.kind in ("logs", "segment")}
             copied.check_logs(logs, "the archive")
             for name, member in logs.items():
                 copied.check_log(name, member.digest, member.size, "the archive")
@@ -378,16 +388,44 @@ class Archive:
     def _put_in(self, objects: ObjectStore, arrival: Arrival, staged: dict[Member, Path]) -> int:
         """Put in all that is not there but the journal, and return how many blobs that were."""
         blobs = 0
+        bundles = self._staged_bundles(staged)
         for member in self.manifest.members:
             if member.kind == "blob" and arrival.needs_blob(member.digest, member.size):
                 arrival.add_blob(staged.pop(member), member.digest, member.size)
                 blobs += 1
         arrival.sync_blobs()
+        for key, content in bundles.items():
+            arrival.add_bundle(key, content)
         there = arrival.segment_names()
         for name in set(self.copied.segments) - there:
             arrival.add_segment(name, self.copied.segments[name])
         self._add_logs(objects, arrival, staged, there)
         return blobs
+
+    def _staged_bundles(self, staged: Mapping[Member, Path]) -> dict[str, bytes]:
+        """Return the bundles that were unpacked, by key, each found to be one that the run can need."""
+        packed = {member.digest: member.size for member in self.manifest.members if member.kind == "blob"}
+        locks = locks_of(self.copied.all_records)
+        found = {}
+        for member, file in staged.items():
+            if member.kind == "bundle":
+                key, content = bundle_key(member.name), file.read_bytes()
+                try:
+                    bundle = checked_bundle(key, content, "the archive")
+                except StoreDamaged as error:
+                    raise self._refused(error.message) from error
+                missing = [digest for digest, size in digests_of([bundle]).items() if packed.get(digest) != size]
+                if missing:
+                    raise self._refused(f"a bundle needs {missing[0]}, which is not in it")
+                if bundle.lock_digest not in locks:
+                    raise self._refused(f"its run has no environment {bundle.lock_digest[:19]}")
+                found[key] = content
+        return found
+
+    def _refused(self, why: str) -> UsageError:
+        """Return the error of this archive."""
+        error = refused(why)
+        return UsageError(f"{self._path} is refused: {error.message}", hint=error.hint)
 
     def _add_logs(self, objects: ObjectStore, arrival: Arrival, staged: Mapping[Member, Path], there: set[str]) -> None:
         """Add the logs that are not there, or are longer than what is there."""

@@ -6,36 +6,42 @@ sparse files, extended headers) it cannot say here.
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import IO, TYPE_CHECKING, Final, Literal, TypeAlias
 
 import attrs
 
 from mlp_core import names
-from mlp_core.errors import UsageError
+from mlp_core.errors import StoreDamaged, UsageError
 from mlp_core.store import layout
+from mlp_core.upkeep.bundle_copies import bundle_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-Kind: TypeAlias = Literal["journal", "logs", "segment", "blob"]
+Kind: TypeAlias = Literal["journal", "logs", "segment", "bundle", "blob"]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+"""The newest; an archive says the oldest that knows all that it holds."""
+
 MANIFEST: Final = "manifest"
 
 MAX_MANIFEST: Final = 64 * 2**20
 MAX_MEMBERS: Final = 500_000
 MAX_JOURNAL: Final = 512 * 2**20
 """Of the journal, and of all segments that hold records together: they are read into memory."""
+MAX_BUNDLE: Final = 64 * 2**20
+"""Of the list of a bundle's files."""
 MAX_LINE: Final = 16 * 2**20
 """Of one record."""
 
 _BLOCK: Final = 512
 _END: Final = bytes(2 * _BLOCK)
 _OCTAL_LIMIT: Final = 8**11
-_KINDS: Final[tuple[Kind, ...]] = ("journal", "logs", "segment", "blob")
+_KINDS: Final[tuple[Kind, ...]] = ("journal", "logs", "segment", "bundle", "blob")
 _LINE: Final = re.compile(
-    rb"(journal|logs|segment|blob) (sha256-[0-9a-f]{64}) (0|[1-9][0-9]{0,15})(?: ([!-~]{1,200}))?"
+    rb"(journal|logs|segment|bundle|blob) (sha256-[0-9a-f]{64}) (0|[1-9][0-9]{0,15})(?: ([!-~]{1,200}))?"
 )
 _RUN: Final = re.compile(rb"run ([!-~]{1,200})/([!-~]{1,200})")
 _FIRST: Final = re.compile(rb"mlp-run (\d{1,9})")
@@ -47,14 +53,14 @@ class Member:
 
     Attributes
     ----------
-    kind : {"journal", "logs", "segment", "blob"}
+    kind : {"journal", "logs", "segment", "bundle", "blob"}
         What it is.
     digest : str
         The hash of the content.
     size : int
         Bytes.
     name : str
-        A segment's name; empty for others.
+        A segment's name; of a bundle, the lock's digest, a slash and the platform; empty for others.
     """
 
     kind: Kind
@@ -78,7 +84,7 @@ class Manifest:
         The run.
     members : tuple of Member
         The contents, in their order: the journal and the segments that hold records, which tell whether the rest is
-        wanted; then the logs and the blobs.
+        wanted; then the logs, the bundles and the blobs.
     """
 
     flow: str
@@ -101,9 +107,14 @@ class Manifest:
         manifest.check(len(manifest.encode()))
         return manifest
 
+    @property
+    def format(self) -> int:
+        """The oldest format that knows all of the contents."""
+        return FORMAT if any(each.kind == "bundle" for each in self.members) else 1
+
     def encode(self) -> bytes:
         """Return the manifest as text: a line for the format, one for the run, one a content."""
-        lines = [f"mlp-run {FORMAT}", f"run {self.flow}/{self.run_id}"]
+        lines = [f"mlp-run {self.format}", f"run {self.flow}/{self.run_id}"]
         lines += [" ".join(filter(None, (each.kind, each.digest, str(each.size), each.name))) for each in self.members]
         return "\n".join([*lines, ""]).encode()
 
@@ -118,7 +129,7 @@ class Manifest:
         """
         first, _, rest = content.partition(b"\n")
         version = _FIRST.fullmatch(first)
-        if version is not None and int(version[1]) != FORMAT:
+        if version is not None and not 1 <= int(version[1]) <= FORMAT:
             raise UsageError(
                 f"it has format {int(version[1])}, and this version of mlp-core knows format {FORMAT}",
                 hint="upgrade mlp-core",
@@ -153,6 +164,8 @@ class Manifest:
         for each in self.members:
             if each.kind == "segment":
                 layout.segment(self.flow, self.run_id, each.name)
+            elif each.kind == "bundle":
+                _check_bundle(each)
             elif each.name:
                 raise UsageError(f"its manifest gives {names.shown(each.name)} as the name of a {each.kind}")
         in_memory = sum(each.size for each in self.members if each.holds_records)
@@ -164,12 +177,11 @@ class Manifest:
             )
 
     def member_names(self) -> Iterator[str]:
-        """Iterate over the names that the contents have in the tar. Long names do not fit, so segments have numbers."""
-        number = 0
+        """Iterate over the names that the contents have in the tar. Long names do not fit, so they have numbers."""
+        numbers = {"segment": itertools.count(1), "bundle": itertools.count(1)}
         for each in self.members:
-            if each.kind == "segment":
-                number += 1
-                yield f"segments/{number}"
+            if each.kind in numbers:
+                yield f"{each.kind}s/{next(numbers[each.kind])}"
             else:
                 yield f"blobs/{each.digest}" if each.kind == "blob" else each.kind
 
@@ -177,6 +189,16 @@ class Manifest:
         """Return how many bytes the archive has."""
         contents = [len(self.encode()), *(each.size for each in self.members)]
         return sum(_BLOCK + size + padding(size) for size in contents) + len(_END)
+
+
+def _check_bundle(member: Member) -> None:
+    """Raise UsageError where a bundle has a name that none can have, or is too large to be read back."""
+    try:
+        bundle_key(member.name)
+    except StoreDamaged as error:
+        raise UsageError(error.message) from error
+    if member.size > MAX_BUNDLE:
+        raise UsageError(f"the list of a bundle's files has {member.size:,} bytes, and may have {MAX_BUNDLE:,}")
 
 
 def _kind(text: bytes) -> Kind:

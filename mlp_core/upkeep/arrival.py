@@ -28,6 +28,7 @@ from mlp_core.store.references import digests_of
 from mlp_core.store.seal import read_seal, seal_run
 from mlp_core.store.state import RunState
 from mlp_core.store.verified import VerifiedFiles
+from mlp_core.upkeep.bundle_copies import checked_bundle
 from mlp_core.upkeep.removal import finish_removal
 from mlp_core.upkeep.run_check import REMOVED
 
@@ -150,6 +151,11 @@ class Copied:
         """Whether the run says how it ended."""
         everything = itertools.chain(self.records, *self.segment_records.values())
         return any(isinstance(record, RunEnded) for record in everything)
+
+    @property
+    def all_records(self) -> tuple[Record, ...]:
+        """What journal and segments say."""
+        return (*self.records, *itertools.chain.from_iterable(self.segment_records.values()))
 
     @property
     def blobs(self) -> dict[str, int]:
@@ -314,6 +320,31 @@ class Arrival:
             self._old[digest] = size
         self._relied[digest] = size
         return False
+
+    def has_bundle(self, key: str) -> bool:
+        """Tell whether an intact bundle is there."""
+        return self._bundle(key) is not None
+
+    def add_bundle(self, key: str, content: bytes) -> bool:
+        """Take in a bundle whose files are durable, unless one is there; tell whether that was done.
+
+        One that is so old that it may be cleared away before the run is there that relies on it is made new.
+        """
+        there = self._bundle(key)
+        if there is None:
+            self._objects.replace(key, content, sync=True)
+        elif time.time() - self._objects.info(key).modified_at > _NEW_SECONDS:
+            self._objects.replace(key, there, sync=True)
+        return there is None
+
+    def _bundle(self, key: str) -> bytes | None:
+        """Return a bundle that is there; None where there is none that is intact."""
+        try:
+            content = self._objects.read(key)
+            checked_bundle(key, content, self._objects.url)
+        except (FileNotFoundError, StoreDamaged):
+            return None
+        return content
 
     def new_file(self) -> Path:
         """Return a path for a file that is to be taken in."""

@@ -11,6 +11,7 @@ from mlp_core.store import layout
 from mlp_core.store.checked import with_checksum
 from mlp_core.store.records import EnvironmentLocked
 from mlp_core.store.references import blobs_of
+from mlp_core.upkeep.bundle_copies import bundle_key
 from mlp_core.upkeep.findings import Finding
 from mlp_core.upkeep.references import run_records
 from mlp_hookspecs import wire
@@ -147,16 +148,11 @@ def _place_of(key: str) -> str | None:
                 return f"{PLACE}answer to {spec[7:19]} for {platforms}"
             case ["names", name, tag] if layout.environment_name(name.replace("~", "/"), tag) == key:
                 return f"{PLACE}{name.replace('~', '/')}:{tag}"
-            case ["bundles", digest, platform] if _bundle_key(digest, platform) == key:
+            case ["bundles", digest, platform] if bundle_key(f"{digest}/{platform}") == key:
                 return f"{PLACE}{digest[7:19]} bundle {platform}"
     except (NameRefused, StoreDamaged):
         pass
     return None
-
-
-def _bundle_key(digest: str, platform: str) -> str:
-    """Return the key of a bundle whose platform is given as it stands there."""
-    return layout.environment_bundle(digest, "" if platform == "own" else platform)
 
 
 def _key_of(record: KeptLock | Answer | NamedLock | Bundle, key: str) -> str:

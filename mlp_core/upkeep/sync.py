@@ -12,7 +12,9 @@ from mlp_core import names
 from mlp_core.errors import MlpError, NotFound, StoreDamaged, UsageError
 from mlp_core.store import layout
 from mlp_core.store.growing import GrowingReader
+from mlp_core.store.references import digests_of
 from mlp_core.upkeep.arrival import Arrival, Copied, Relation
+from mlp_core.upkeep.bundle_copies import bundles_of, checked_bundle
 from mlp_core.upkeep.run_check import REMOVED
 from mlp_core.upkeep.transfer import PIECE, fetch, in_parallel, write_hashed
 
@@ -273,6 +275,7 @@ class _RunSync:
         is_new = relation in ("absent", "behind")
         new = [name for name in copied.segments if name not in there]
         self._copy_blobs(copied.blobs if is_new or self._verify else copied.blobs_of(new))
+        self._copy_bundles(copied)
         for name in new:
             self._add_segment(name, copied.segments[name])
         for name in logs:
@@ -335,6 +338,17 @@ class _RunSync:
                 )
             self._arrival.add_blob(staged, digest, size)
         self._count(blobs=1, size=size)
+
+    def _copy_bundles(self, copied: Copied) -> None:
+        """Copy the bundles of the run's environments that are not there, their files first."""
+        for key, content in bundles_of(self._from, copied.all_records).items():
+            is_there = self._arrival.has_bundle(key)
+            if not is_there or self._verify:
+                self._copy_blobs(digests_of([checked_bundle(key, content, self._from.url)]))
+            if not self._dry_run:
+                self._arrival.add_bundle(key, content)
+            if not is_there:
+                self._count(size=len(content))
 
     def _add_segment(self, name: str, content: bytes) -> None:
         """Copy a segment that holds a record."""

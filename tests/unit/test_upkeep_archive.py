@@ -678,8 +678,8 @@ def test_what_is_not_tampered_with_is_taken(parts: Parts, store: Store, tmp_path
 def test_archives_of_other_versions_say_so(parts: Parts, tmp_path: Path) -> None:
     """A later format is refused as such; a later kind of record is passed over."""
     path = tmp_path / "x.mlprun"
-    path.write_bytes(attrs.evolve(parts, manifest=parts.manifest.replace(b"mlp-run 1", b"mlp-run 2")).packed())
-    with pytest.raises(UsageError, match=r"has format 2.*\n.*upgrade"):
+    path.write_bytes(attrs.evolve(parts, manifest=parts.manifest.replace(b"mlp-run 1", b"mlp-run 3")).packed())
+    with pytest.raises(UsageError, match=r"has format 3.*\n.*upgrade"):
         Archive(path)
     later = [b'{"n":%d,"kind":"LaterKind","data":{"x":1}}']
     path.write_bytes(parts.with_journal(lambda lines: [*lines, later[0] % len(lines)]).packed())
