@@ -228,6 +228,20 @@ def test_a_past_step_is_recreated_with_its_code(mlp: Commands, run: str, tmp_pat
     assert "flow.py(2)<module>()" in done.stdout
 
 
+def test_a_run_of_a_flow_in_lower_case_is_no_name(mlp: Commands, run: str, six: str, tmp_path: Path) -> None:
+    """A pathspec that could be a name means the run, with its code, unless an environment is called like it."""
+    assert run
+    mlp.project.write(FLOW.replace("class Flow", "class lower").replace("import lib.helper", ""), "lower.py")
+    mlp.say("run", "lower.py", "--flow", "lower", "--quiet")
+    place = f"lower/{mlp.project.runs('lower')[0]}"
+    made = mlp.data("env", "create", place, "--into", str(tmp_path / "work"))
+    assert made["environment"] == six
+    assert made["flow_file"] == str(tmp_path / "work/code/lower.py")
+    other = mlp.data("env", "resolve", "--package", "six==1.15.0", "--alias", place)[0]["environment"]
+    made = mlp.data("env", "create", place, "--into", str(tmp_path / "named"))
+    assert (made["environment"], "code" in made) == (other, False)
+
+
 def test_a_folder_with_something_in_it_is_left_alone(mlp: Commands, run: str, tmp_path: Path) -> None:
     """Nothing is written into a folder that is not empty; an empty one is used."""
     (tmp_path / "mine").touch()
