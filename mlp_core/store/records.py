@@ -30,12 +30,13 @@ from mlp_hookspecs.types import (
     TaskKey,
     frozen_map,
 )
+from mlp_hookspecs.types.base import Value
 
 RunEnd: TypeAlias = Literal["succeeded", "failed", "cancelled", "lost"]
 
 
-@attrs.frozen
-class RunBegan:
+@attrs.frozen(eq=False, repr=False)
+class RunBegan(Value):
     """A run was created; always the first record.
 
     Attributes
@@ -90,8 +91,8 @@ class RunBegan:
     lease_seconds: float = 60
 
 
-@attrs.frozen
-class EnvironmentLocked:
+@attrs.frozen(eq=False, repr=False)
+class EnvironmentLocked(Value):
     """A requirement became a lock.
 
     Attributes
@@ -115,8 +116,8 @@ class EnvironmentLocked:
     task_ids: tuple[str, ...] = ()
 
 
-@attrs.frozen
-class AttemptStarted:
+@attrs.frozen(eq=False, repr=False)
+class AttemptStarted(Value):
     """An attempt was handed to a launcher.
 
     Attributes
@@ -137,8 +138,8 @@ class AttemptStarted:
     time: float
 
 
-@attrs.frozen
-class AttemptFinished:
+@attrs.frozen(eq=False, repr=False)
+class AttemptFinished(Value):
     """An attempt ended; whatever follows from it starts only after this record is durable.
 
     Attributes
@@ -171,8 +172,8 @@ class AttemptFinished:
     log_digest: str = ""
 
 
-@attrs.frozen
-class TaskReused:
+@attrs.frozen(eq=False, repr=False)
+class TaskReused(Value):
     """A task's result was taken from an earlier run.
 
     Attributes
@@ -197,8 +198,8 @@ class TaskReused:
     time: float = 0
 
 
-@attrs.frozen
-class TagsChanged:
+@attrs.frozen(eq=False, repr=False)
+class TagsChanged(Value):
     """Somebody edited the run's tags; always in a segment.
 
     Attributes
@@ -217,8 +218,8 @@ class TagsChanged:
     time: float
 
 
-@attrs.frozen
-class ObserverFailed:
+@attrs.frozen(eq=False, repr=False)
+class ObserverFailed(Value):
     """An observer raised when it was told of an event.
 
     Attributes
@@ -239,8 +240,8 @@ class ObserverFailed:
     time: float
 
 
-@attrs.frozen
-class Note:
+@attrs.frozen(eq=False, repr=False)
+class Note(Value):
     """A remark for people: a warning of the driver, a decision it took.
 
     Attributes
@@ -258,8 +259,8 @@ class Note:
     time: float
 
 
-@attrs.frozen
-class RunEnded:
+@attrs.frozen(eq=False, repr=False)
+class RunEnded(Value):
     """The run ended; always the last record.
 
     Attributes
@@ -280,8 +281,8 @@ class RunEnded:
     tasks: int = 0
 
 
-@attrs.frozen
-class RunSealed:
+@attrs.frozen(eq=False, repr=False)
+class RunSealed(Value):
     """What a run that has ended amounts to; in an object of its own, never in the journal.
 
     It saves a reader of many runs from reading each journal, and shows that nothing is missing at the journal's end.

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 import attrs
 
-from mlp_hookspecs.types.base import frozen_map
+from mlp_hookspecs.types.base import Value, frozen_map
 
 
-@attrs.frozen
-class ArtifactPart:
+@attrs.frozen(repr=False)
+class ArtifactPart(Value):
     """One file of an artifact that a format wrote in several parts.
 
     Attributes
@@ -29,8 +29,8 @@ class ArtifactPart:
     data: bytes | None = None
 
 
-@attrs.frozen
-class ArtifactRef:
+@attrs.frozen(repr=False)
+class ArtifactRef(Value):
     """A stored value: everything that is needed to find, verify and decode it.
 
     Attributes
@@ -61,8 +61,8 @@ class ArtifactRef:
     metadata: Mapping[str, str] = attrs.field(factory=dict, converter=frozen_map)
 
 
-@attrs.frozen
-class Attachment:
+@attrs.frozen(eq=False, repr=False)
+class Attachment(Value):
     """A report that a plugin attached to an attempt: a card, a profile, a trace.
 
     Attributes

@@ -5,14 +5,14 @@ from typing import Literal
 
 import attrs
 
-from mlp_hookspecs.types.base import Json, frozen_map
+from mlp_hookspecs.types.base import Json, Value, frozen_map
 from mlp_hookspecs.types.flow import FlowGraph, PlannedStep
 from mlp_hookspecs.types.launch import CodeRef
 from mlp_hookspecs.types.plugin import PluginId
 
 
-@attrs.frozen
-class ParameterInfo:
+@attrs.frozen(eq=False, repr=False)
+class ParameterInfo(Value):
     """A flow's parameter as deploy targets and user interfaces see it.
 
     Attributes
@@ -39,8 +39,8 @@ class ParameterInfo:
     choices: tuple[str, ...] = ()
 
 
-@attrs.frozen
-class Schedule:
+@attrs.frozen(eq=False, repr=False)
+class Schedule(Value):
     """When a deployed flow runs by itself.
 
     Attributes
@@ -55,8 +55,8 @@ class Schedule:
     timezone: str = "UTC"
 
 
-@attrs.frozen
-class Trigger:
+@attrs.frozen(eq=False, repr=False)
+class Trigger(Value):
     """An event that starts a deployed flow.
 
     Attributes
@@ -74,8 +74,8 @@ class Trigger:
     parameters: Mapping[str, str] = attrs.field(factory=dict, converter=frozen_map)
 
 
-@attrs.frozen
-class FlowPlan:
+@attrs.frozen(eq=False, repr=False)
+class FlowPlan(Value):
     """All that an orchestrator needs to run a flow step by step, with no driver of ours.
 
     Attributes
@@ -116,8 +116,8 @@ class FlowPlan:
     finish: tuple[str, ...] = ()
 
 
-@attrs.frozen
-class DeployRequest:
+@attrs.frozen(eq=False, repr=False)
+class DeployRequest(Value):
     """A version of a flow for a target. The core has recorded it before the target sees it.
 
     Attributes
@@ -157,8 +157,8 @@ class DeployRequest:
     run_command: tuple[str, ...] = ()
 
 
-@attrs.frozen
-class Deployment:
+@attrs.frozen(eq=False, repr=False)
+class Deployment(Value):
     """A version that a target has accepted.
 
     Attributes
@@ -182,8 +182,8 @@ class Deployment:
     details: Mapping[str, str] = attrs.field(factory=dict, converter=frozen_map)
 
 
-@attrs.frozen
-class DeployDiff:
+@attrs.frozen(eq=False, repr=False)
+class DeployDiff(Value):
     """What a deploy would change.
 
     Attributes

@@ -7,7 +7,7 @@ from typing import Final
 
 import attrs
 
-from mlp_hookspecs.types.base import Json, frozen_map
+from mlp_hookspecs.types.base import Json, Value, frozen_map
 
 PLATFORM_FLOORS: Final = ("attrs>=23.2", "cloudpickle>=3.0", "packaging>=23.0", "pluggy>=1.7")
 """What a worker imports beside the standard library and the platform's own packages, which are shipped with the code.
@@ -16,8 +16,8 @@ An environment backend adds these requirements to every environment that it reso
 """
 
 
-@attrs.frozen
-class EnvironmentLock:
+@attrs.frozen(eq=False, repr=False)
+class EnvironmentLock(Value):
     """The exact answer to a requirement.
 
     Attributes
@@ -52,8 +52,8 @@ class EnvironmentLock:
         return "sha256-" + hashlib.sha256(text.encode()).hexdigest()
 
 
-@attrs.frozen
-class EnvironmentSpec:
+@attrs.frozen(eq=False, repr=False)
+class EnvironmentSpec(Value):
     """What a step asks of its interpreter.
 
     Attributes
@@ -80,8 +80,8 @@ class EnvironmentSpec:
         return "sha256-" + hashlib.sha256(text.encode()).hexdigest()
 
 
-@attrs.frozen
-class ProvisionedEnvironment:
+@attrs.frozen(eq=False, repr=False)
+class ProvisionedEnvironment(Value):
     """An interpreter that is ready to run a step.
 
     Attributes

@@ -5,14 +5,14 @@ from typing import Literal
 
 import attrs
 
-from mlp_hookspecs.types.base import Json, frozen_map
+from mlp_hookspecs.types.base import Json, Value, frozen_map
 from mlp_hookspecs.types.plan import StepPlan
 
 StepKind = Literal["linear", "split", "foreach", "parallel", "switch", "end"]
 
 
-@attrs.frozen
-class StepNode:
+@attrs.frozen(eq=False, repr=False)
+class StepNode(Value):
     """One step of a flow's graph.
 
     Attributes
@@ -64,8 +64,8 @@ class StepNode:
     line: int = 0
 
 
-@attrs.frozen
-class FlowGraph:
+@attrs.frozen(eq=False, repr=False)
+class FlowGraph(Value):
     """The immutable graph of a flow.
 
     Attributes
@@ -100,8 +100,8 @@ class FlowGraph:
         return any(node.name == name for node in self.steps)
 
 
-@attrs.frozen
-class StepInfo:
+@attrs.frozen(eq=False, repr=False)
+class StepInfo(Value):
     """A step as the planning hook sees it.
 
     Attributes
@@ -116,8 +116,8 @@ class StepInfo:
     node: StepNode
 
 
-@attrs.frozen
-class PlannedStep:
+@attrs.frozen(eq=False, repr=False)
+class PlannedStep(Value):
     """A step with everything that its options decided.
 
     Attributes

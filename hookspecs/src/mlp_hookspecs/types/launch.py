@@ -7,7 +7,7 @@ from typing import Literal
 import attrs
 
 from mlp_hookspecs.types.artifact import ArtifactRef, Attachment
-from mlp_hookspecs.types.base import Json, frozen_map
+from mlp_hookspecs.types.base import Json, Value, frozen_map
 from mlp_hookspecs.types.environment import EnvironmentLock
 from mlp_hookspecs.types.flow import StepNode
 from mlp_hookspecs.types.plan import FailureKind, Resources
@@ -16,8 +16,8 @@ from mlp_hookspecs.types.plugin import PluginId
 _TASK_ID = re.compile(r"(?P<index>\d+(?:-\d+)*)(?:~(?P<loop>\d+))?(?:@(?P<node>\d+))?")
 
 
-@attrs.frozen
-class TaskKey:
+@attrs.frozen(repr=False)
+class TaskKey(Value):
     """The deterministic identity of a task within its run.
 
     Attributes
@@ -94,8 +94,8 @@ class TaskKey:
         return cls(step, index, int(match["loop"] or 0), None if node is None else int(node))
 
 
-@attrs.frozen
-class CodeRef:
+@attrs.frozen(eq=False, repr=False)
+class CodeRef(Value):
     """Where the flow's code is.
 
     Attributes
@@ -122,8 +122,8 @@ class CodeRef:
     pickled: bytes | None = None
 
 
-@attrs.frozen
-class ForeachFrame:
+@attrs.frozen(repr=False)
+class ForeachFrame(Value):
     """One open foreach around a task.
 
     Attributes
@@ -153,8 +153,8 @@ class ForeachFrame:
     first: int = 0
 
 
-@attrs.frozen
-class TaskInput:
+@attrs.frozen(eq=False, repr=False)
+class TaskInput(Value):
     """A finished task that a step reads from.
 
     Attributes
@@ -172,8 +172,8 @@ class TaskInput:
     frames: tuple[ForeachFrame, ...] = ()
 
 
-@attrs.frozen
-class Failure:
+@attrs.frozen(eq=False, repr=False)
+class Failure(Value):
     """Why an attempt failed.
 
     Attributes
@@ -198,8 +198,8 @@ class Failure:
     exception: ArtifactRef | None = None
 
 
-@attrs.frozen
-class Transition:
+@attrs.frozen(eq=False, repr=False)
+class Transition(Value):
     """Where a finished task goes.
 
     Attributes
@@ -224,8 +224,8 @@ class Transition:
     chunks: tuple[ArtifactRef, ...] = ()
 
 
-@attrs.frozen
-class RunContext:
+@attrs.frozen(eq=False, repr=False)
+class RunContext(Value):
     """What all tasks of a run share: the content of `current` that does not depend on the task.
 
     Attributes
@@ -258,8 +258,8 @@ class RunContext:
     trigger: Mapping[str, Json] = attrs.field(factory=dict, converter=frozen_map)
 
 
-@attrs.frozen
-class StepRequest:
+@attrs.frozen(eq=False, repr=False)
+class StepRequest(Value):
     """One attempt at one task: all that a worker needs, whatever its host or interpreter.
 
     Attributes
@@ -344,8 +344,8 @@ class StepRequest:
         return f"{self.key.path}/{self.attempt}"
 
 
-@attrs.frozen
-class StepOutcome:
+@attrs.frozen(eq=False, repr=False)
+class StepOutcome(Value):
     """How an attempt ended.
 
     Attributes
@@ -393,8 +393,8 @@ class StepOutcome:
     pid: int = 0
 
 
-@attrs.frozen
-class WorkerCommand:
+@attrs.frozen(eq=False, repr=False)
+class WorkerCommand(Value):
     """How to start a worker for a request.
 
     A launcher that starts a process runs `argv` and speaks the worker protocol with it (`mlp_hookspecs.process` does
@@ -425,8 +425,8 @@ class WorkerCommand:
     entry: str = ""
 
 
-@attrs.frozen
-class LaunchRequest:
+@attrs.frozen(eq=False, repr=False)
+class LaunchRequest(Value):
     """One attempt to be started.
 
     Attributes

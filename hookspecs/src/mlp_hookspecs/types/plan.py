@@ -5,12 +5,12 @@ from typing import Literal
 
 import attrs
 
-from mlp_hookspecs.types.base import Json, frozen_map
+from mlp_hookspecs.types.base import Json, Value, frozen_map
 from mlp_hookspecs.types.environment import EnvironmentSpec
 
 
-@attrs.frozen
-class Resources:
+@attrs.frozen(eq=False, repr=False)
+class Resources(Value):
     """What an attempt asks for.
 
     Attributes
@@ -34,8 +34,8 @@ class Resources:
     custom: Mapping[str, float] = attrs.field(factory=dict, converter=frozen_map)
 
 
-@attrs.frozen
-class RetryPolicy:
+@attrs.frozen(eq=False, repr=False)
+class RetryPolicy(Value):
     """How often a failed attempt is made again.
 
     Attributes
@@ -50,8 +50,8 @@ class RetryPolicy:
     delay_seconds: float = 0
 
 
-@attrs.frozen
-class CatchPolicy:
+@attrs.frozen(eq=False, repr=False)
+class CatchPolicy(Value):
     """What a step that has failed for good leaves behind, where its failure does not fail the run.
 
     Attributes
@@ -66,8 +66,8 @@ class CatchPolicy:
     print_exception: bool = True
 
 
-@attrs.frozen
-class StepPlan:
+@attrs.frozen(eq=False, repr=False)
+class StepPlan(Value):
     """One plugin's opinion on a step, or the merged one. None and empty mean "no opinion".
 
     Attributes

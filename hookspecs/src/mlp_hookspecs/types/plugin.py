@@ -5,14 +5,16 @@ from typing import Literal
 
 import attrs
 
+from mlp_hookspecs.types.base import Value
+
 BackendKind = Literal["launcher", "environment", "format", "store", "index", "target", "secret"]
 
 SettingType = Literal["str", "int", "float", "bool", "path", "list", "table"]
 """The types that a setting can have: each can be written in a file, a variable and a flag."""
 
 
-@attrs.frozen
-class Setting:
+@attrs.frozen(eq=False, repr=False)
+class Setting(Value):
     """A setting that a plugin reads.
 
     It can be given in the file (``[tool.mlp]`` of ``pyproject.toml``, or ``mlp.toml``), as the environment variable
@@ -41,8 +43,8 @@ class Setting:
     secret: bool = False
 
 
-@attrs.frozen
-class Backend:
+@attrs.frozen(eq=False, repr=False)
+class Backend(Value):
     """Something that users choose by name and that a plugin provides.
 
     Attributes
@@ -72,8 +74,8 @@ class Backend:
     runs_code: bool = False
 
 
-@attrs.frozen
-class Command:
+@attrs.frozen(eq=False, repr=False)
+class Command(Value):
     """A subcommand of ``mlp``.
 
     Attributes
@@ -92,8 +94,8 @@ class Command:
     summary: str = ""
 
 
-@attrs.frozen
-class Wrap:
+@attrs.frozen(eq=False, repr=False)
+class Wrap(Value):
     """A context manager around a step's body.
 
     Attributes
@@ -111,8 +113,8 @@ class Wrap:
     context: AbstractContextManager[object]
 
 
-@attrs.frozen
-class PluginId:
+@attrs.frozen(repr=False)
+class PluginId(Value):
     """The identity of a loaded plugin.
 
     Attributes
