@@ -187,7 +187,7 @@ def test_an_extension_keeps_every_pin(mlp: Commands, run: str, six: str) -> None
         (("--package", "six", "--platform", "../x"), "platform '../x' is refused"),
         (("-r", "none.txt"), "there is no file 'none.txt'"),
         (("-r", "a.txt", "-r", "b.txt"), "-r is given more than once"),
-        (("--package", "six", "--index", "https://me:secret@host/simple"), "index"),
+        (("--package", "six", "--index", "https://me:secret@host/index"), "index"),
         (("flow.py", "--package", "six"), "a flow says itself"),
         (("six>=1",), "mlp env resolve --package 'six>=1'"),
         (("flow.py", "--step", "wrok"), "no step 'wrok'"),
