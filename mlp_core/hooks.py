@@ -15,7 +15,7 @@ import attrs
 
 from mlp_core.breadcrumbs import Watchdog
 from mlp_core.declarations import Declarations, Names, collect
-from mlp_core.errors import ArtifactError, PluginError, PluginRefused, UnknownBackend, UsageError
+from mlp_core.errors import ArtifactError, OptionError, PluginError, PluginRefused, UnknownBackend, UsageError
 from mlp_core.hook_calls import Call, GuardedContext, blaming
 from mlp_core.names import shown
 from mlp_core.plan_merge import Opinion, merge_plans
@@ -260,11 +260,15 @@ class Hooks:
         Raises
         ------
         OptionError
-            Where two plans contradict each other; the message names both plugins.
+            Where a plugin refuses what its option asks for, or two plans contradict each other; the message then names
+            both plugins.
         """
         opinions = []
         for call in self._calls["mlp_plan_step"]:
-            plan = call.run(step, tuple(options))
+            try:
+                plan = call.run(step, tuple(options), passing=(OSError, ValueError))
+            except (OSError, ValueError) as error:
+                raise OptionError(f"step {step.node.name!r}: {error}") from error
             if plan is not None:
                 opinions.append(Opinion(call.plugin, call.expect(StepPlan, plan)))
         return merge_plans(step.node.name, opinions)

@@ -197,7 +197,7 @@ def mlp_plan_step(step: StepInfo, options: Sequence[Option]) -> StepPlan | None:
 
     **Mode**: collect. **Where**: driver. **When**: once a step, when a flow is checked, run or deployed. Pure: same
     arguments, same answer. The core merges the plans of all plugins; two that set one field to different values are
-    an error that names both. An exception is an error in the flow, blamed on the plugin.
+    an error that names both. An exception other than those below is blamed on the plugin.
 
     Parameters
     ----------
@@ -210,6 +210,12 @@ def mlp_plan_step(step: StepInfo, options: Sequence[Option]) -> StepPlan | None:
     -------
     StepPlan or None
         What the plugin's options decide; None for nothing.
+
+    Raises
+    ------
+    ValueError, OSError
+        Where an option asks for what cannot be, such as a file that is not there: an error in the flow, shown with the
+        step's place.
 
     Examples
     --------
