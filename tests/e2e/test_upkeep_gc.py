@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import threading
@@ -12,13 +13,19 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
+from mlp_core.builtin.file_store import FileStore
 from mlp_core.cli import main
+from mlp_core.environments.catalog import Catalog
+from mlp_core.environments.host import HostEnvironments
+from mlp_core.store import Store
 from mlp_core.upkeep import gc
 from mlp_core.upkeep.fsck import check_store
 from mlp_core.upkeep.retention import Retention
+from mlp_hookspecs import EnvironmentLock, EnvironmentSpec
 
 if TYPE_CHECKING:
     import subprocess
+    from pathlib import Path
 
     from conftest import Project
     from mlp_core.upkeep.findings import Finding
@@ -182,3 +189,56 @@ def test_a_run_that_goes_on_is_refused(new_project: Project, mlp: Command) -> No
         process.terminate()
         process.communicate(timeout=30)
     assert mlp("rm", f"Flow/{run_id}")[0] == 0
+
+
+def test_environments_of_this_host_go_when_they_were_not_used_for_long(
+    new_project: Project, mlp: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The setting tells how long; what is used or young stays, and a dry run tells and removes nothing."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    project = new_project
+    project.run(FLOW)
+    (project.root / "mlp.toml").write_text("[environments]\nkeep_days = 2.5\n")
+    environments = HostEnvironments()
+    digests = [f"sha256-{digit * 64}" for digit in "abc"]
+    for number, digest in enumerate(digests):
+        (environments.root / digest).mkdir(mode=0o500)
+        environments.users_file(digest).touch()
+        moment = time.time() - (number + 1) * 86400
+        os.utime(environments.users_file(digest), (moment, moment))
+    with environments.users_file(digests[2]).open() as used:
+        fcntl.flock(used, fcntl.LOCK_SH)
+        assert json.loads(mlp("gc", "--json")[1])["host_environments"] == []
+    planned = json.loads(mlp("gc", "--json", "--dry-run")[1])["host_environments"]
+    assert [each["digest"] for each in planned] == [digests[2]]
+    assert "1 environment of this host would be removed" in mlp("gc", "--dry-run")[1]
+    assert environments.has(digests[2])
+    assert "1 environment of this host removed" in mlp("gc")[1]
+    assert [environments.has(digest) for digest in digests] == [True, True, False]
+
+
+def test_what_the_store_keeps_of_environments_is_cleared_and_checked(new_project: Project, mlp: Command) -> None:
+    """The command counts what went; a damaged object is named, mended, and then all is as it was."""
+    project = new_project
+    project.run(FLOW)
+    store = Store.open(FileStore(project.root / ".mlp"), create=False)
+    catalog = Catalog(store)
+    locks = [EnvironmentLock("toy", name, "3.12") for name in ("named", "lonely")]
+    for lock in locks:
+        catalog.keep(EnvironmentSpec("toy", {"packages": lock.content}), lock, ["linux-64"])
+    catalog.name("fraud", locks[0].digest)
+    for path in (project.root / ".mlp/environments").rglob("*"):
+        os.utime(path, (1, 1))
+    age(project)
+    assert "1 lock, 1 answer removed" in mlp("gc")[1]
+    assert [each.lock for each in catalog.locks()] == [locks[0]]
+    assert mlp("fsck")[0] == 0
+    answer = next((project.root / ".mlp/environments/answers").rglob("linux-64"))
+    answer.write_bytes(b"x")
+    status, printed = mlp("fsck")
+    assert status == 1
+    assert f"damage: environments/answers/{answer.parent.name}/linux-64" in printed
+    mlp("fsck", "--repair")
+    assert not answer.exists()
+    assert mlp("fsck")[0] == 0
+    store.close()
