@@ -98,8 +98,11 @@ class Catalog:
 
     def locks(self) -> list[KeptLock]:
         """Return all locks, the newest first."""
-        digests = self._children(f"{layout.ENVIRONMENTS}locks/")
-        return sorted((self._kept(digest) for digest in digests), key=lambda kept: -kept.time)
+        found = []
+        for digest in self._children(f"{layout.ENVIRONMENTS}locks/"):
+            with contextlib.suppress(FileNotFoundError):  # removed since
+                found.append(self._kept(digest))
+        return sorted(found, key=lambda kept: -kept.time)
 
     def remove(self, digest: str) -> None:
         """Forget a lock with its bundles; UsageError where a name stands for it."""
@@ -163,7 +166,9 @@ class Catalog:
                 tags = self._children(layout.environment_tags(base))
             except NameRefused:  # not ours
                 continue
-            found += [self._named(base, tag) for tag in tags]
+            for tag in tags:
+                with contextlib.suppress(NotFound):  # removed since
+                    found.append(self._named(base, tag))
         return found
 
     def find(self, text: str) -> EnvironmentLock:

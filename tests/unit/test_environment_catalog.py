@@ -304,3 +304,17 @@ def test_records_survive_being_written() -> None:
     """What is kept of a lock is what is read."""
     record = KeptLock(spec(), "", lock(packages={"a": "1"}), 1.5, "ada")
     assert wire.loads(KeptLock, wire.dumps(record)) == record
+
+
+def test_what_goes_while_it_is_listed_is_left_out(bucket_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever lists beside a removal sees what is still there."""
+    made, catalog = full(bucket_store), Catalog(bucket_store)
+    children = bucket_store.objects.children
+    ghosts = {"locks/": "sha256-" + "0" * 64, "fraud/": "v2"}
+
+    def listed(prefix: str) -> list[str]:
+        return [*children(prefix), *(name for end, name in ghosts.items() if prefix.endswith(end))]
+
+    monkeypatch.setattr(bucket_store.objects, "children", listed)
+    assert [each.lock for each in catalog.locks()] == [made]
+    assert [str(each) for each in catalog.named()] == ["fraud:v1"]
