@@ -11,13 +11,14 @@ import importlib.util
 import json
 import os
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from mlp_core.errors import PluginError
 from mlp_core.folders import made_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mlp_hookspecs import PluginId
 
@@ -25,13 +26,16 @@ _OWN: Final = (("mlp-core", "mlp_core"), ("mlp-hookspecs", "mlp_hookspecs"))
 _METADATA: Final = ("METADATA", "entry_points.txt")
 
 
-def ship_platform(plugins: Sequence[PluginId]) -> Path:
+def ship_platform(plugins: Sequence[PluginId], known: Mapping[str, str] = MappingProxyType({})) -> Path:
     """Return a folder that makes the worker and plugins importable, made if absent.
 
     Parameters
     ----------
     plugins : sequence of PluginId
         The plugins that the worker needs.
+    known : mapping of str to str
+        The package that a plugin lies in, by the plugin's name; of others the metadata is read, which takes longer
+        than all else here.
 
     Returns
     -------
@@ -43,7 +47,7 @@ def ship_platform(plugins: Sequence[PluginId]) -> Path:
     PluginError
         Where a plugin has compiled modules, which fit one interpreter only.
     """
-    packages = [*_OWN, *((plugin.distribution, _package_of(plugin)) for plugin in plugins)]
+    packages = [*_OWN, *((p.distribution, known.get(p.name) or _package_of(p)) for p in plugins)]
     folders = {package: _folder_of(package) for _, package in packages}
     manifest = [(package, name, size, time) for package, root in folders.items() for name, size, time in _stat(root)]
     digest = hashlib.sha256(json.dumps([packages, manifest]).encode()).hexdigest()[:32]
@@ -70,7 +74,6 @@ def _package_of(plugin: PluginId) -> str:
     """Return the top-level package of a plugin's entry point."""
     from importlib.metadata import PackageNotFoundError, distribution
 
-    # Only this one's metadata is read: the entry points of all that is installed take much longer.
     with contextlib.suppress(PackageNotFoundError):
         for point in distribution(plugin.distribution).entry_points:
             if (point.group, point.name) == ("mlp", plugin.name):

@@ -496,6 +496,10 @@ class Hooks:
         """Return the installed plugins that a worker must have too."""
         return tuple(r.id for r in self.records if r.status == "loaded" and not _WORKER_HOOKS.isdisjoint(r.hooks))
 
+    def worker_packages(self) -> dict[str, str]:
+        """Return the package that each of these plugins lies in, by the plugin's name."""
+        return {r.name: r.package for r in self.records if r.id in self.worker_plugins()}
+
     def check_worker_plugins(self, required: Sequence[PluginId]) -> None:
         """Check that the plugins in force here are those that a request asks for.
 

@@ -64,6 +64,8 @@ class PluginRecord:
         How long it took to load.
     error : BaseException or None
         What it raised.
+    package : str
+        The top-level package that its entry point lies in; empty where it was not loaded.
     """
 
     id: PluginId
@@ -74,6 +76,7 @@ class PluginRecord:
     backends: tuple[str, ...] = ()
     load_ms: float = 0
     error: BaseException | None = attrs.field(default=None, eq=False, repr=False)
+    package: str = ""
 
     @property
     def name(self) -> str:
@@ -278,7 +281,8 @@ class _Loader:
             return self._failed(candidate, wanted, error)
         spent = 1000 * (time.perf_counter() - began)
         status: Status = "builtin" if candidate.builtin else "loaded"
-        return PluginRecord(candidate.id, status, wanted, hooks=hooks, load_ms=spent)
+        package = candidate.value.partition(":")[0].strip().partition(".")[0]
+        return PluginRecord(candidate.id, status, wanted, hooks=hooks, load_ms=spent, package=package)
 
     def _failed(self, candidate: _Candidate, wanted: str, error: BaseException) -> PluginRecord:
         """Warn that a plugin failed, or raise in strict mode."""

@@ -188,7 +188,8 @@ class StepEnvironments:
     def _shipped(self) -> str:
         """Return the folder with the platform's own packages."""
         if not self._closure:
-            self._closure = str(ship_platform(self._session.hooks.worker_plugins()))
+            hooks = self._session.hooks
+            self._closure = str(ship_platform(hooks.worker_plugins(), hooks.worker_packages()))
         return self._closure
 
 
