@@ -14,6 +14,7 @@ import yaml
 from mlp_hookspecs import PLATFORM_FLOORS, EnvironmentLock, EnvironmentSpec
 from mlp_plugin_conda.locks import read_lock
 from mlp_plugin_conda.plugin import mlp_provision_environment, mlp_resolve_environment
+from mlp_plugin_conda.resolve import conda_floors
 from mlp_plugin_conda.tools import this_platform
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def test_channels_that_have_what_the_worker_needs(
         )
 
 
+@pytest.mark.slow
 def test_wheels_keep_what_conda_has(channel: Channel, small_channel: Callable[..., Path]) -> None:
     """A wheel's dependency that conda provides is not installed again, and its version binds the wheel."""
     here = this_platform()
@@ -109,7 +111,11 @@ def test_wheels_keep_what_conda_has(channel: Channel, small_channel: Callable[..
     ("fields", "message"),
     [
         pytest.param({"packages": {"tiny": "7"}}, r"no answer for .*tiny ==7", marks=SLOW),
-        ({"packages": {"tiny": "2.0", "needs-old-tiny": ""}}, r"no answer for .*needs-old-tiny 1\.0 would require"),
+        pytest.param(
+            {"packages": {"tiny": "2.0", "needs-old-tiny": ""}},
+            r"no answer for .*needs-old-tiny 1\.0 would require",
+            marks=SLOW,
+        ),
         pytest.param({"packages": {"no-such-thing": ""}}, r"no answer for .*no-such-thing", marks=SLOW),
         pytest.param({"python": "3.11.0"}, r"no answer for .*python ==3\.11\.0", marks=SLOW),
         pytest.param({"pip": {"six": "99"}}, r"cannot be met: .*six==99", marks=SLOW),
@@ -208,3 +214,10 @@ def test_private_channel_is_read_with_the_users_credentials(
         found = "\n".join(path.read_text() for path in Path(made.python).parents[1].glob("conda-meta/*"))
         assert url in found
         assert PASSWORD not in found
+
+
+@pytest.mark.parametrize("url", ["conda-forge", "https://mirror.example.org/conda-forge"])
+def test_well_known_channels_are_not_asked(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """conda-forge, and a mirror of it, is known to have what the worker needs, so that no request is made for that."""
+    monkeypatch.setattr("mlp_plugin_conda.resolve.run_helper", None)
+    assert conda_floors(("local", url), ("linux-64",), sorted(FLOORS)) == sorted(FLOORS)

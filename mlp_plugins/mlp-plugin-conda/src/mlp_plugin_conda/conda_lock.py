@@ -162,4 +162,4 @@ def _load(path: Path) -> Any:
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     with path.open("rb") as file:
-        return yaml.load(file, Loader=loader)  # noqa: S506 # both are safe loaders
+        return loader(file).get_single_data()

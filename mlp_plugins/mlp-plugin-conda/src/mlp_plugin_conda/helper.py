@@ -55,23 +55,25 @@ async def available(channels: Sequence[str], platforms: Sequence[str], specs: Se
     wanted = [MatchSpec(spec, strict=False) for spec in specs]
     sources = [Channel(url) for channel in channels for url in channel_urls(channel)]
 
-    async def once(gateway: Gateway, platform: str) -> set[str]:
-        found = await gateway.query(sources, [Subdir(platform), Subdir("noarch")], specs=wanted, recursive=False)
+    async def once(gateway: Gateway) -> list[str]:
+        subdirs = [Subdir(name) for name in (*platforms, "noarch")]
+        found = await gateway.query(sources, subdirs, specs=wanted, recursive=False)
         records = [record for batch in found for record in batch]
-        return {text for text, spec in zip(specs, wanted, strict=True) if any(map(spec.matches, records))}
 
-    async def everywhere(gateway: Gateway) -> list[str]:
-        found = [await once(gateway, platform) for platform in platforms]
-        return [spec for spec in specs if all(spec in names for names in found)]
+        def is_everywhere(spec: MatchSpec) -> bool:
+            places = {record.subdir for record in records if spec.matches(record)}
+            return "noarch" in places or places.issuperset(platforms)
+
+        return [text for text, spec in zip(specs, wanted, strict=True) if is_everywhere(spec)]
 
     client = Client.default_client()
     try:
-        return await everywhere(Gateway(client=client))
+        return await once(Gateway(client=client))
     except GatewayError as error:
         if "Not Modified" not in str(error):
             raise
         # As in the solver.
-        return await everywhere(Gateway(client=client, default_config=SourceConfig(sharded_enabled=False)))
+        return await once(Gateway(client=client, default_config=SourceConfig(sharded_enabled=False)))
 
 
 async def install(lock: str, platform: str, folders: Mapping[str, str | None]) -> None:

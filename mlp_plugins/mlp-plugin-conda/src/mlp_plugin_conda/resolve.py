@@ -33,7 +33,7 @@ DEFAULT_CHANNELS: Final = ("conda-forge",)
 """Where packages come from, unless the requirement says it."""
 
 _COMPLETE_CHANNELS: Final = frozenset({"conda-forge", "defaults", "main"})
-"""Channels that are known to have what the platform's worker needs, so that nobody has to look."""
+"""Channels, and mirrors of them, that are known to have what the platform's worker needs: nobody has to look."""
 
 
 @attrs.frozen
@@ -102,7 +102,7 @@ def _resolve(wanted: _Wanted, platforms: Sequence[str]) -> Lock:
         raise ValueError("the requirement names no version of Python: @conda(python=...)")
     channels = wanted.channels or DEFAULT_CHANNELS
     named = {pip_name(name) for name in wanted.pip} | {name.rpartition("::")[2] for name in wanted.packages}
-    floors = _conda_floors(channels, platforms, [name for name in PLATFORM if name not in named])
+    floors = conda_floors(channels, platforms, [name for name in PLATFORM if name not in named])
     packages = {name: _with_floor(name.rpartition("::")[2], version) for name, version in wanted.packages.items()}
     packages |= {name: PLATFORM[name] for name in floors}
     pip = {name: _with_floor(pip_name(name), version) for name, version in wanted.pip.items()}
@@ -115,9 +115,9 @@ def _resolve(wanted: _Wanted, platforms: Sequence[str]) -> Lock:
         raise ValueError(f"{error}{_floor_hint(named)}") from error
 
 
-def _conda_floors(channels: Sequence[str], platforms: Sequence[str], names: Sequence[str]) -> list[str]:
+def conda_floors(channels: Sequence[str], platforms: Sequence[str], names: Sequence[str]) -> list[str]:
     """Return what of the worker's needs the channels have; the rest is taken from the Python index."""
-    if _COMPLETE_CHANNELS.intersection(channels) or not names:
+    if not names or any(channel.rpartition("/")[2] in _COMPLETE_CHANNELS for channel in channels):
         return list(names)
     specs = {f"{name} {PLATFORM[name]}": name for name in names}
     try:

@@ -108,7 +108,7 @@ def run_uv(arguments: Sequence[str], *, stdin: str = "", pass_fds: Sequence[int]
     # Hashes are verified whatever the variables say.
     environ = {name: value for name, value in os.environ.items() if name != "UV_NO_VERIFY_HASHES"}
     result = subprocess.run(
-        [_uv(), *arguments, NO_DOWNLOADS, "--color", "never", "--no-progress"],
+        [find_uv(), *arguments, NO_DOWNLOADS, "--color", "never", "--no-progress"],
         input=stdin,
         capture_output=True,
         encoding="utf-8",
@@ -151,7 +151,7 @@ def cache_folder() -> Path:
 
 
 @functools.cache
-def _uv() -> str:
+def find_uv() -> str:
     """Return the path of the uv that was installed with this plugin."""
     import uv
 

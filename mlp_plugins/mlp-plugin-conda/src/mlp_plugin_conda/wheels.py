@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlp_plugin_conda.locks import Package
 from mlp_plugin_conda.requirement import dashed, pip_name
-from mlp_plugin_conda.tools import ToolError, run_uv
+from mlp_plugin_conda.tools import ToolError, find_uv, run_uv
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -69,6 +69,8 @@ def lock_wheels(wanted: Mapping[str, str], conda: Sequence[Package], platforms: 
     def one(platform: str) -> list[Package]:
         return _lock_for(wanted, [package for package in conda if package.platform == platform], platform)
 
+    # Once, here: sysconfig, which is asked for the place, is not ready for threads that ask for the first time.
+    find_uv()
     with ThreadPoolExecutor(max_workers=len(platforms)) as pool:
         return tuple(package for packages in pool.map(one, platforms) for package in packages)
 
