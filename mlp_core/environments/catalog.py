@@ -99,7 +99,7 @@ class Catalog:
     def locks(self) -> list[KeptLock]:
         """Return all locks, the newest first."""
         found = []
-        for digest in self._children(f"{layout.ENVIRONMENTS}locks/"):
+        for digest in self._children(layout.ENVIRONMENT_LOCKS):
             with contextlib.suppress(FileNotFoundError):  # removed since
                 found.append(self._kept(digest))
         return sorted(found, key=lambda kept: -kept.time)
@@ -160,7 +160,7 @@ class Catalog:
     def named(self) -> list[NamedLock]:
         """Return what all names stand for, by name and tag."""
         found = []
-        for part in self._children(f"{layout.ENVIRONMENTS}names/"):
+        for part in self._children(layout.ENVIRONMENT_NAMES):
             base = part.replace("~", "/")
             try:
                 tags = self._children(layout.environment_tags(base))
@@ -218,7 +218,7 @@ class Catalog:
 
     def _by_digest(self, digits: str) -> KeptLock:
         """Return the lock whose digest begins like this."""
-        found = [each for each in self._children(f"{layout.ENVIRONMENTS}locks/") if each[7:].startswith(digits)]
+        found = [each for each in self._children(layout.ENVIRONMENT_LOCKS) if each[7:].startswith(digits)]
         if not found:
             raise NotFound(f"there is no environment {digits} in {self._store.url}", hint="mlp env list")
         if len(found) > 1:
@@ -310,7 +310,7 @@ class Catalog:
         if tags:
             hint = f"its tags are {', '.join(tags)}"
         else:
-            known = sorted({part.replace("~", "/") for part in self._children(f"{layout.ENVIRONMENTS}names/")})
+            known = sorted({part.replace("~", "/") for part in self._children(layout.ENVIRONMENT_NAMES)})
             close = names.closest(name, known)
             hint = f"did you mean {close}?" if close else "name one: mlp env alias PATHSPEC NAME[:TAG]"
         return NotFound(f"there is no environment {name}:{tag} in {self._store.url}", hint=hint)

@@ -25,6 +25,10 @@ PARTS: Final = "parts/"
 DEPLOYMENTS: Final = "deployments/"
 BLUEPRINTS: Final = "blueprints/"
 ENVIRONMENTS: Final = "environments/"
+ENVIRONMENT_LOCKS: Final = f"{ENVIRONMENTS}locks/"
+ENVIRONMENT_ANSWERS: Final = f"{ENVIRONMENTS}answers/"
+ENVIRONMENT_NAMES: Final = f"{ENVIRONMENTS}names/"
+ENVIRONMENT_BUNDLES: Final = f"{ENVIRONMENTS}bundles/"
 
 TARGETS: Final = "targets/"
 """What deploy targets keep in the store, each below its name."""
@@ -57,12 +61,12 @@ def blueprint(digest: str) -> str:
 
 def environment_lock(digest: str) -> str:
     """Return the key of a kept lock; StoreDamaged where the digest is none."""
-    return f"{ENVIRONMENTS}locks/{_digest(digest)}"
+    return f"{ENVIRONMENT_LOCKS}{_digest(digest)}"
 
 
 def environment_answers(spec_digest: str) -> str:
     """Return the prefix of what a requirement was answered with, by platforms."""
-    return f"{ENVIRONMENTS}answers/{_digest(spec_digest)}/"
+    return f"{ENVIRONMENT_ANSWERS}{_digest(spec_digest)}/"
 
 
 def environment_answer(spec_digest: str, platforms: Iterable[str]) -> str:
@@ -78,12 +82,12 @@ def environment_name(name: str, tag: str) -> str:
 
 def environment_tags(name: str) -> str:
     """Return the prefix of a name's tags; the name is one part, so that no name lies inside of another."""
-    return f"{ENVIRONMENTS}names/{names.environment(name).replace('/', '~')}/"
+    return f"{ENVIRONMENT_NAMES}{names.environment(name).replace('/', '~')}/"
 
 
 def environment_bundles(digest: str) -> str:
     """Return the prefix of a lock's bundles."""
-    return f"{ENVIRONMENTS}bundles/{_digest(digest)}/"
+    return f"{ENVIRONMENT_BUNDLES}{_digest(digest)}/"
 
 
 def environment_bundle(digest: str, platform: str) -> str:

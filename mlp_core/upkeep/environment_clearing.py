@@ -7,7 +7,7 @@ that is old makes it new first, so that what is young stays with the lock that i
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -24,11 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from mlp_hookspecs.handles import ObjectStore
-
-_LOCKS: Final = f"{layout.ENVIRONMENTS}locks/"
-_ANSWERS: Final = f"{layout.ENVIRONMENTS}answers/"
-_NAMES: Final = f"{layout.ENVIRONMENTS}names/"
-_BUNDLES: Final = f"{layout.ENVIRONMENTS}bundles/"
 
 
 @attrs.frozen
@@ -72,14 +67,14 @@ def unneeded_environments(objects: ObjectStore, mentioned: AbstractSet[bytes], b
         Where a damaged object may speak of something that is needed.
     """
     staying = set(mentioned)
-    for info in objects.list(_NAMES):
+    for info in objects.list(layout.ENVIRONMENT_NAMES):
         staying |= _told(objects, info)
-    locks = {digest: info for info in objects.list(_LOCKS) if (digest := _hash(info.key)) is not None}
+    locks = {digest: info for info in objects.list(layout.ENVIRONMENT_LOCKS) if (digest := _hash(info.key)) is not None}
     staying |= {digest for digest, info in locks.items() if info.modified_at >= before}
-    answers = [(info, _answered(objects, info)) for info in objects.list(_ANSWERS)]
+    answers = [(info, _answered(objects, info)) for info in objects.list(layout.ENVIRONMENT_ANSWERS)]
     staying |= {lock for info, lock in answers if lock is not None and info.modified_at >= before}
     bundles, needed = [], set[bytes]()
-    for info in objects.list(_BUNDLES):
+    for info in objects.list(layout.ENVIRONMENT_BUNDLES):
         lock = _hash(info.key.rpartition("/")[0])
         if lock is None or lock in staying or info.modified_at >= before:
             needed |= _told(objects, info)

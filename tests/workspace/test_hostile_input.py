@@ -19,6 +19,11 @@ UNPICKLING: Final = {
 }
 """The places that unpickle, and what."""
 
+RUNNING: Final = {
+    "reliability/src/mlp_reliability/in_place.py": "the repository's own modules, with a change in each",
+}
+"""The places that run text as code, and what."""
+
 LAYOUT: Final = "mlp_core/store/layout.py"
 """The one module that makes keys of the store."""
 
@@ -103,7 +108,7 @@ def makes_a_key(node: ast.AST) -> bool:
         texts = [node.left.value] if isinstance(node.left, ast.Constant) else []
     else:
         return False
-    prefixes = ("blobs/", "flows/", "parts/", "deployments/", "blueprints/", "targets/")
+    prefixes = ("blobs/", "flows/", "parts/", "deployments/", "blueprints/", "environments/", "targets/")
     folders = {f"layout.{prefix.rstrip('/').upper()}" for prefix in prefixes}
     return bool(folders.intersection(named)) or any(isinstance(t, str) and t.startswith(prefixes) for t in texts)
 
@@ -119,7 +124,8 @@ def found(distribution: Distribution, is_bad: Callable[[ast.AST], bool], root: P
 @pytest.mark.parametrize("is_bad", [starts_a_shell, runs_text, extracts_blindly, formats_sql])
 def test_nothing_outside_is_obeyed(distribution: Distribution, root: Path, is_bad: Callable[[ast.AST], bool]) -> None:
     """No text becomes a shell's command, code or SQL, and no archive says where its members go."""
-    assert list(found(distribution, is_bad, root)) == []
+    places = [(place, what) for place, what in found(distribution, is_bad, root) if place not in RUNNING]
+    assert places == []
 
 
 def test_few_places_unpickle(distribution: Distribution, root: Path) -> None:
