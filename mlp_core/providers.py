@@ -10,7 +10,7 @@ from mlp_core.errors import DecoratorMissing
 _PROVIDERS: Final = {
     "mlp-plugin-airflow": ("target:airflow",),
     "mlp-plugin-cards": ("option:card",),
-    "mlp-plugin-conda": ("environment:conda", "option:conda"),
+    "mlp-plugin-conda": ("environment:conda", "option:conda", "option:conda_base"),
     "mlp-plugin-ray": ("launcher:ray", "option:ray", "target:ray"),
     "mlp-plugin-scheduler": ("target:scheduler",),
     "mlp-plugin-uv": ("environment:pypi", "option:pypi", "option:pypi_base", "option:uv"),
