@@ -183,7 +183,8 @@ def install_wheels(python: Path, packages: Sequence[Package], folder: Path | Non
     arguments += ["--only-binary", ":all:", "--python", str(python), "--requirements", "-"]
     if folder is not None:
         lines = [f"{package.name}=={package.version} --hash=sha256:{package.sha256}" for package in packages]
-        attempts = [["--no-index", "--find-links", str(folder), "--offline"]]
+        # As a URL: in a path uv takes a comma for the end of it.
+        attempts = [["--no-index", "--find-links", folder.absolute().as_uri(), "--offline"]]
     else:
         lines = [f"{package.name} @ {package.url} --hash=sha256:{package.sha256}" for package in packages]
         attempts = [["--offline"], []]

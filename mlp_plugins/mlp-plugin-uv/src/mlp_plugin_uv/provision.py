@@ -148,5 +148,6 @@ def _keep(wheels: Sequence[Path]) -> None:
 
 def _install_from(arguments: Sequence[str], pins: Sequence[Pin], folder: Path, descriptor: int) -> None:
     """Install packages from files in a folder, with no network."""
-    offline = ["--offline", "--no-index", "--find-links", str(folder)]
+    # As a URL: in a path uv takes a comma for the end of it.
+    offline = ["--offline", "--no-index", "--find-links", folder.as_uri()]
     run_uv([*arguments, *offline], stdin=write_pins(pins), pass_fds=[descriptor])
