@@ -30,10 +30,22 @@ class Format(FormatContract):
 class Environment(EnvironmentContract):
     """The interpreter that runs the tests."""
 
+    caches = ("TOY_CACHE",)
+
+    @pytest.fixture(autouse=True)
+    def cache(self, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Keep packages in a folder of the test's own."""
+        monkeypatch.setenv("TOY_CACHE", str(tmp_path_factory.mktemp("cache")))
+
     @pytest.fixture
     def spec(self) -> EnvironmentSpec:
-        """Anything."""
-        return EnvironmentSpec("toy", {"python": "3"})
+        """Two packages."""
+        return EnvironmentSpec("toy", {"packages": {"one": "1.0", "two": "2.0"}})
+
+    @pytest.fixture
+    def addition(self) -> EnvironmentSpec:
+        """One more."""
+        return EnvironmentSpec("toy", {"packages": {"three": "3.0"}})
 
     @pytest.fixture
     def impossible(self) -> EnvironmentSpec:

@@ -55,11 +55,16 @@ def lock(driver: Driver, url: str, settings: dict[str, Any], key: str) -> bool:
     return bool(is_free)
 
 
-def provision(driver: Driver, lock_data: dict[str, Any], root: str) -> Any:
-    """Make an environment, beginning when the parent says so."""
+def provision(driver: Driver, lock_data: dict[str, Any], root: str, packages: str | None) -> Any:
+    """Make an environment, beginning when the parent says so, or tell why it cannot be made."""
+    environment = wire.decode(EnvironmentLock, lock_data)
+    folder = None if packages is None else Path(packages)
     say("ready")
     sys.stdin.readline()
-    made = driver.call("mlp_provision_environment", lock=wire.decode(EnvironmentLock, lock_data), root=Path(root))
+    try:
+        made = driver.call("mlp_provision_environment", lock=environment, root=Path(root), packages=folder)
+    except OSError as error:
+        return {"refused": str(error)}
     return wire.encode(made)
 
 
