@@ -41,6 +41,20 @@ def test_every_kind_of_change_is_made_once() -> None:
     assert len({mutant.source for mutant in made}) == len(made)
 
 
+def test_a_mutant_is_named_whatever_stands_before_it() -> None:
+    """Module, scope and change name each one; the same change at two places of a scope is numbered."""
+    source = "LIMIT: int = 5\n\nclass A:\n    def least(self, a, b):\n        return a < b or a < b\n"
+    names = [mutant.code for mutant in mutants_of("module", source)]
+    assert names == [mutant.code for mutant in mutants_of("module", f"import os\n\n\n{source}")]
+    assert names == [
+        "module.LIMIT: 6 instead in `5`",
+        "module.A.least: None returned in `return a < b or a < b`",
+        "module.A.least: and, or exchanged in `a < b or a < b`",
+        "module.A.least: another comparison, LtE in `a < b`",
+        "module.A.least: another comparison, LtE in `a < b` (2)",
+    ]
+
+
 def test_a_change_that_no_test_notices_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With tests that never fail every mutant lives on, and each is a violation, and their number is one."""
     monkeypatch.setattr(mutants, "TESTS", {"mlp_core.scheduler": ("tests/unit/test_version.py",)})
@@ -61,13 +75,15 @@ def test_mutants_are_tried_in_place_and_elsewhere(tmp_path: Path, monkeypatch: p
 
 
 def test_tests_that_fail_without_a_change_show_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the tests fail by themselves, no mutant counts as noticed."""
+    """Where the tests of a module fail by themselves, none of its mutants counts, and the others are tried."""
     failing = tmp_path / "test_failing.py"
     failing.write_text("def test_fails():\n    assert False\n")
-    monkeypatch.setattr(mutants, "TESTS", {"mlp_core.store.checked": (str(failing),)})
-    assert run_row("mutants", tmp_path / "row", 2).violations == [
-        "the tests of mlp_core.store.checked fail without a change"
-    ]
+    tests = {"mlp_core.scheduler": (str(failing),), "mlp_core.store.checked": ("tests/unit/test_store_checked.py",)}
+    monkeypatch.setattr(mutants, "TESTS", tests)
+    result = run_row("mutants", tmp_path / "row", 100)
+    assert result.violations == ["the tests of mlp_core.scheduler fail without a change"]
+    assert result.details["mlp_core.scheduler"] == {"mutants": 0, "killed": 0}
+    assert result.details["mlp_core.store.checked"]["killed"] > 10
 
 
 @pytest.mark.reliability

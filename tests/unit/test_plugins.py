@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
+import time
 import warnings
+from importlib.machinery import BuiltinImporter, PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mlp_core import plugins
-from mlp_core.breadcrumbs import IMPORT, runtime_folder
+from mlp_core.breadcrumbs import IMPORT, Crumb, runtime_folder
 from mlp_core.plugins import LoadingRules, blame_death, forgive_death, load_plugins
 from mlp_hookspecs import Failure, PluginId, PluginWarning
 
@@ -218,7 +221,7 @@ def test_metadata_that_names_no_plugin_is_passed_over(tmp_path: Path, install: C
     (site / "empty-1.0.dist-info").mkdir()
     other = site / "other-1.0.dist-info"
     other.mkdir()
-    (other / "entry_points.txt").write_text("[console_scripts]\nother = other:main\n")
+    (other / "entry_points.txt").write_text("some = thing\n[console_scripts]\nother = other:main\n")
     info = site / "mlp_plugin_tape-1.0.dist-info"
     (info / "METADATA").rename(info / "PKG-INFO")
     (info / "PKG-INFO").write_text((info / "PKG-INFO").read_text() + "\nVersion: of the description\n")
@@ -231,5 +234,50 @@ def test_metadata_that_names_no_plugin_is_passed_over(tmp_path: Path, install: C
 def test_places_that_are_no_folders_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is on the path and is not there, or is a file, holds no plugins, and hinders nothing."""
     (tmp_path / "file").touch()
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "absent"), str(tmp_path / "file")])
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "absent"), *sys.path, str(tmp_path / "file")])
     assert load_plugins(LoadingRules(allow=["none"])).records[0].status == "builtin"
+
+
+def test_installed_plugins_are_found_without_the_slow_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all distributions are folders on the path, nobody asks importlib.metadata, however modules are found."""
+    monkeypatch.setattr(sys, "meta_path", [BuiltinImporter, PathFinder])
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: pytest.fail("it is asked"))
+    assert load_plugins(LoadingRules(allow=["none"])).records[0].status == "builtin"
+
+
+@pytest.mark.parametrize("lacking", ["Name", "Version"])
+def test_metadata_needs_a_name_and_a_version(install: Callable[[str], None], lacking: str) -> None:
+    """A distribution that lacks either is told of, and not loaded."""
+    install("")
+    file = Path(sys.path[0]) / "mlp_plugin_tape-1.0.dist-info" / "METADATA"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if not line.startswith(lacking)))
+    record, (told,) = loaded()
+    assert record is None
+    assert told.endswith("its plugins are not loaded: ValueError: it lacks a name or a version")
+
+
+def test_loading_takes_its_time_and_leaves_no_mark(die: Callable[[str], int], install: Callable[[str], None]) -> None:
+    """What each plugin took is told in milliseconds; builtin ones have hooks; nobody is inside a plugin afterwards."""
+    del die  # it makes the folder for marks
+    install("import time; time.sleep(0.01)")
+    began = time.perf_counter()
+    found = load_plugins(LoadingRules())
+    spent = 1000 * (time.perf_counter() - began)
+    assert all(record.load_ms > 0 for record in found.records)
+    assert 10 < sum(record.load_ms for record in found.records) < spent
+    assert all(record.hooks for record in found.records if record.status == "builtin")
+    unmarked = found.trail.enter(Crumb(TAPE, IMPORT).encoded())
+    found.trail.leave(unmarked)
+    assert not unmarked.strip(b"\0")
+
+
+def test_what_a_suspect_prints_while_it_is_tried_is_not_shown(
+    die: Callable[[str], int], install: Callable[[str], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The process in which it is tried keeps its words to itself."""
+    install("print('noise')")
+    die(IMPORT)
+    loaded()
+    out, err = capfd.readouterr()
+    assert (out, err.count("noise")) == ("", 1)

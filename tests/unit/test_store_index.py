@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import sqlite3
 import threading
@@ -14,6 +15,7 @@ from mlp_core.builtin.file_store import FileStore
 from mlp_core.store import Note, RunBegan, RunEnded, RunWriter, Store, TagsChanged, layout
 from mlp_core.store import index as index_module
 from mlp_core.store.index import RunIndex, RunQuery, RunSummary
+from mlp_core.store.lease import Pulse
 from mlp_hookspecs.types import FlowGraph, RunContext, StepNode
 
 if TYPE_CHECKING:
@@ -169,7 +171,8 @@ def test_a_damaged_run_is_listed_and_hides_no_other(store: Store, index: RunInde
 def test_what_is_not_ours_is_passed_over(store: Store, index: RunIndex) -> None:
     """Folders with other names, and folders of runs that were never created, are no runs."""
     run_id = end(begin(store))
-    for key in ("flows/not a flow/x", "flows/notes", "flows/Flow/notes.txt", "flows/Flow/20260101-000000-000000/lock"):
+    others = ("flows/not a flow/x", "flows/notes", "flows/Flow/notes.txt", "flows/Flow/notes/journal")
+    for key in (*others, "flows/Flow/20260101-000000-000000/lock"):
         store.objects.create(key, b"", sync=False)
     assert ids(index.select(RunQuery())) == [run_id]
 
@@ -341,6 +344,7 @@ def test_a_run_that_ends_while_runs_are_listed_has_ended(
 ) -> None:
     """Who reads a journal, then finds the seal, looks at the journal again before it says that its end is missing."""
     writer = small(store)
+    store.add_segment("Flow", writer.began.run.run_id, "tags-1", TagsChanged(("a",), (), "me", 3.0))
     real = index_module.read_seal
 
     def ended(objects: ObjectStore, flow: str, run_id: str) -> RunSealed | None:
@@ -350,7 +354,7 @@ def test_a_run_that_ends_while_runs_are_listed_has_ended(
 
     was_ended: list[str] = []
     monkeypatch.setattr(index_module, "read_seal", ended)
-    assert [run.status for run in index.select(RunQuery())] == ["succeeded"]
+    assert [(run.status, run.tags) for run in index.select(RunQuery())] == [("succeeded", ("a",))]
 
 
 def test_a_bucket_is_listed_with_what_is_not_ours(bucket_store: Store) -> None:
@@ -359,3 +363,101 @@ def test_a_bucket_is_listed_with_what_is_not_ours(bucket_store: Store) -> None:
     for key in ("flows/Flow/notes/journal", "flows/Flow/20260101-000000-000000/seal", "flows/no flow/x/journal"):
         bucket_store.objects.create(key, b"", sync=False)
     assert ids(bucket_store.runs()) == [run_id]
+
+
+def test_a_run_that_is_running_has_no_outcome_yet(store: Store, index: RunIndex) -> None:
+    """What only the end of a run tells is empty until then."""
+    writer = small(store, 1.0)
+    assert index.select(RunQuery()) == [RunSummary("Flow", writer.began.run.run_id, "running", "", 1.0)]
+    writer.close()
+
+
+def test_a_run_that_goes_takes_its_tags_along(store: Store, index: RunIndex, tmp_path: Path) -> None:
+    """The cache does not grow by what is gone."""
+    run_id = end(begin(store, tags=("a", "b")))
+    assert ids(index.select(RunQuery())) == [run_id]
+    for info in list(store.objects.list(layout.run("Flow", run_id))):
+        store.objects.delete(info.key)
+    assert index.select(RunQuery()) == []
+    with contextlib.closing(sqlite3.connect(tmp_path / "cache" / "index.sqlite")) as database:
+        assert database.execute("SELECT * FROM tags").fetchall() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [(sqlite3.OperationalError("locked"), 1), (PermissionError("no"), 1), (sqlite3.DatabaseError("damaged"), 2)],
+)
+def test_a_cache_is_tried_as_often_as_it_may_help(
+    store: Store, index: RunIndex, monkeypatch: pytest.MonkeyPatch, error: Exception, tries: int
+) -> None:
+    """A damaged cache is tried a second time, from nothing; what is in the way once is not waited for again."""
+    run_id = end(begin(store))
+    asked: list[Path | None] = []
+    real = index_module._connect
+
+    def refuse(path: Path | None) -> sqlite3.Connection:
+        asked.append(path)
+        if path is not None:
+            raise error
+        return real(path)
+
+    monkeypatch.setattr(index_module, "_connect", refuse)
+    assert ids(index.select(RunQuery())) == [run_id]
+    assert len(asked) == tries + 1
+
+
+def test_an_answer_is_one_transaction(store: Store, index: RunIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other readers wait from the first look at the cache on, so that none makes the tables twice."""
+    real = index_module._prepare
+    seen: list[bool] = []
+
+    def prepare(database: sqlite3.Connection) -> None:
+        seen.append(database.in_transaction)
+        real(database)
+
+    monkeypatch.setattr(index_module, "_prepare", prepare)
+    assert index.select(RunQuery()) == []
+    assert seen == [True]
+    assert store.objects.children(layout.FLOWS) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "size", "renewed_at", "tells"),
+    [
+        ("running", 10, 1.0, True),
+        ("running", 10, 2.0, True),
+        ("running", 11, 1.0, False),
+        ("damaged", 10, 1.0, False),
+        ("lost", None, 1.0, True),
+        ("lost", None, 2.0, False),
+        ("running", None, 1.0, False),
+    ],
+)
+def test_what_is_known_of_a_run_tells_unless_it_may_have_changed(
+    status: str,
+    size: int | None,
+    renewed_at: float,
+    tells: bool,  # a parameter of the test
+) -> None:
+    """A journal's size tells of each change; one in parts is read again unless its driver is gone and stays so."""
+    known = index_module._Known(status, True, 60.0, None if size is None else 10, 0, 1.0)  # noqa: FBT003 # a row
+    pulse = Pulse(is_locked=True, renewed_at=renewed_at, taken_at=3.0)
+    assert known.tells(index_module._Seen("Flow", "id", pulse, size, 0)) is tells
+
+
+def test_the_last_record_is_found_wherever_what_is_read_begins(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a journal may begin with a line, or be in the middle of one."""
+    key = layout.journal("Flow", end(small(store)))
+    content = store.objects.read(key)
+    for length in (1, len(content.splitlines(keepends=True)[-1])):
+        monkeypatch.setattr(index_module, "_TAIL_BYTES", length)
+        found = [index_module._last_record(store.objects, key, size) for size in (len(content), len(content) - 1)]
+        assert [record is not None for record in found] == [length > 1, False]
+
+
+def test_numbers_beyond_what_a_cache_can_hold_are_bounded() -> None:
+    """The largest and smallest numbers that SQLite knows stay what they are, and what is beyond becomes them."""
+    bounded = index_module._bounded
+    assert [bounded(2**63 + more) for more in (-1, 0, 5)] == [2**63 - 1] * 3
+    assert [bounded(-(2**63) - more) for more in (0, 1, 5)] == [-(2**63)] * 3
+    assert (bounded(7), bounded(None), bounded(1.5)) == (7, None, 1.5)

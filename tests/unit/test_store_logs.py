@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -190,7 +192,10 @@ def test_zeros_at_the_end_are_unfinished() -> None:
     assert list(reader.gaps()) == [(0, len(first), False)]
 
 
-@pytest.mark.parametrize(("left", "is_unfinished"), [(b"hello", False), (b"\xf5m", True), (b"\xf5mlp\1", True)])
+@pytest.mark.parametrize(
+    ("left", "is_unfinished"),
+    [(b"hello", False), (b"\xf5m", True), (b"\xf5mlp\1", True), (b"\xf5mlp" + bytes(18) + b"\1", False)],
+)
 def test_what_is_too_short_for_a_frame_is_unfinished_only_if_it_begins_like_one(
     left: bytes,
     is_unfinished: bool,  # a parameter of the test
@@ -199,3 +204,83 @@ def test_what_is_too_short_for_a_frame_is_unfinished_only_if_it_begins_like_one(
     reader = LogReader(MemoryObjects(left), "log")  # type: ignore[arg-type] # as above
     assert not reader.refresh()
     assert list(reader.gaps()) == [(0, len(left), is_unfinished)]
+
+
+class RecordingFile:
+    """A log that takes down what is done with it."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.appended: list[tuple[bytes, bool]] = []
+        self.is_closed = False
+
+    def append(self, data: bytes, *, sync: bool) -> None:
+        """Take down bytes, and whether they are to be durable."""
+        self.appended.append((data, sync))
+
+    def close(self) -> None:
+        """Take it down."""
+        self.is_closed = True
+
+
+def test_a_writer_waits_for_enough_and_makes_durable_what_it_is_asked_to() -> None:
+    """A flush comes with the very byte that is enough, each time anew; sync and close leave nothing behind."""
+    file = RecordingFile()
+    writer = LogWriter(file, flush_bytes=4)
+
+    def frame(data: bytes, time: float) -> bytes:
+        return encode_frame(LogChunk("a/0/0", "stdout", time, data))
+
+    for _ in range(2):
+        writer.write("a/0/0", "stdout", b"123", 1000.0)
+        assert file.appended == []
+        writer.write("a/0/0", "stdout", b"4", 1000.5)
+        assert file.appended == [(frame(b"1234", 1000.0), False)]
+        file.appended.clear()
+    writer.write("a/0/0", "stdout", b"5", 1001.0)
+    writer.sync()
+    assert file.appended == [(frame(b"5", 1001.0), False), (b"", True)]
+    writer.write("a/0/0", "stdout", b"6", 1002.0)
+    writer.close()
+    assert file.appended[2:] == [(frame(b"6", 1002.0), False)]
+    assert file.is_closed
+
+
+def test_an_attempt_may_fill_its_limit() -> None:
+    """What fits to the byte is kept without a notice, which comes with the next byte."""
+    file = RecordingFile()
+    writer = LogWriter(file, limit=4, flush_bytes=1)
+    for data in (b"1234", b"5", b"6"):
+        writer.write("a/0/0", "stdout", data, 0.0)
+    notice = b"\n[the rest of this attempt's output was dropped: it exceeds 4 bytes]\n"
+    assert [chunk.data for chunk in chunks_in(b"".join(data for data, _ in file.appended))] == [b"1234", notice]
+
+
+@pytest.mark.parametrize("garbage", [b"x", b"x" * 30])
+def test_a_frame_behind_garbage_is_read_however_it_grows(garbage: bytes) -> None:
+    """Wherever a look at the log ended, the next one finds the frame when it is complete."""
+    chunk = LogChunk("a/0/0", "stdout", 1.0, b"text")
+    content = garbage + encode_frame(chunk)
+    for seen in range(len(content)):
+        objects = MemoryObjects(content[:seen])
+        reader = LogReader(objects, "log")  # type: ignore[arg-type] # it needs no more of a store
+        assert not reader.refresh()
+        objects.content = content
+        assert reader.refresh()
+        assert list(reader.chunks()) == [chunk]
+
+
+@pytest.mark.parametrize("data", [b"", b"text"])
+def test_a_frame_behind_one_that_claims_more_than_there_is_is_read(data: bytes) -> None:
+    """A length that changed hides nothing, not even the smallest frame."""
+    changed = bytearray(encode_frame(LogChunk("", "stdout", 1.0, b"first")))
+    changed[10:14] = (1000).to_bytes(4, "big")
+    following = LogChunk("", "stderr", 2.0, data)
+    assert chunks_in(bytes(changed) + encode_frame(following)) == [following]
+
+
+def test_a_stream_that_is_none_is_passed_over() -> None:
+    """A frame with its right checksum and a stream that nobody knows hides no other."""
+    body = struct.pack(">HIBd", 0, 0, 2, 0.0)
+    known = LogChunk("a/0/0", "stdout", 1.0, b"text")
+    assert chunks_in(struct.pack(">4sI", b"\xf5mlp", zlib.crc32(body)) + body + encode_frame(known)) == [known]

@@ -83,10 +83,13 @@ class Trials:
         self._folder = folder
         self._jobs = jobs
         self._has_failed = False
+        self._why = ""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """See whether a test failed."""
-        self._has_failed = self._has_failed or report.failed
+        if report.failed:
+            self._has_failed = True
+            self._why = report.longreprtext
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -143,7 +146,7 @@ class Trials:
             self._protocol(session, [number])
             seconds.append(time.monotonic() - begun)
             if self._has_failed:
-                print(f"{session.items[number].nodeid} fails without a change", file=sys.stderr)
+                print(f"{session.items[number].nodeid} fails without a change:\n{self._why}", file=sys.stderr)
                 return False
         measured.stop()
         with warnings.catch_warnings(action="ignore"):  # that nothing was reached is no reason to fail

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import ast
 import copy
+import itertools
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -115,45 +117,63 @@ class Mutant:
         Which.
     line : int
         Where.
+    scope : str
+        The names of the class, function and variable that it is in.
     change : str
-        What was changed.
+        What was changed; with a number where the same was changed at an earlier place of the scope.
     source : str
         The whole changed source.
     """
 
     module: str
     line: int
+    scope: str
     change: str
     source: str
 
     @property
     def code(self) -> str:
-        """The change with the code around it, which names it as long as that stays the same."""
-        return f"{self.module}: {self.change}"
+        """Module, scope and change, which name it wherever the lines move."""
+        return f"{self.module}{self.scope}: {self.change}"
 
 
 def mutants_of(module: str, source: str) -> Iterator[Mutant]:
     """Yield the mutants of a module."""
     tree = ast.parse(source)
-    nodes = list(_nodes(tree))
-    for number in range(len(nodes)):
-        for choice in range(_choices(nodes[number])):
+    times: Counter[tuple[str, str]] = Counter()
+    for number, (original, scope) in enumerate(_nodes(tree)):
+        for choice in range(_choices(original)):
             changed = copy.deepcopy(tree)
-            node = list(_nodes(changed))[number]
+            node, _ = next(itertools.islice(_nodes(changed), number, None))
             before = ast.unparse(node).partition("\n")[0]
             what = _change(node, choice)
             if what is not None:
                 ast.fix_missing_locations(changed)
-                line = getattr(nodes[number], "lineno", 0)
-                yield Mutant(module, line, f"{what} in `{before}`", ast.unparse(changed))
+                change = f"{what} in `{before}`"
+                times[scope, change] += 1
+                numbered = change if times[scope, change] == 1 else f"{change} ({times[scope, change]})"
+                yield Mutant(module, getattr(original, "lineno", 0), scope, numbered, ast.unparse(changed))
 
 
-def _nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield what can be changed: all but texts that stand alone, decorators, and what only a type checker sees."""
+def _nodes(node: ast.AST, above: str = "") -> Iterator[tuple[ast.AST, str]]:
+    """Yield what can be changed, and the scope it is in.
+
+    That is all but texts that stand alone, decorators, and what only a type checker sees.
+    """
     is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     if is_text or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
         return
-    yield node
+    scope = above
+    match node:
+        case (
+            ast.FunctionDef(name=name)
+            | ast.AsyncFunctionDef(name=name)
+            | ast.ClassDef(name=name)
+            | ast.AnnAssign(target=ast.Name(id=name))
+            | ast.Assign(targets=[ast.Name(id=name)])
+        ):
+            scope = f"{above}.{name}"
+    yield node, scope
     left_alone = [
         *getattr(node, "decorator_list", ()),
         getattr(node, "annotation", None),
@@ -161,7 +181,7 @@ def _nodes(node: ast.AST) -> Iterator[ast.AST]:
     ]
     for child in ast.iter_child_nodes(node):
         if not any(child is each for each in left_alone):
-            yield from _nodes(child)
+            yield from _nodes(child, scope)
 
 
 def _choices(node: ast.AST) -> int:
@@ -244,15 +264,17 @@ def run(n: int, seed: int, folder: Path) -> Result:
     mutants = [mutant for module in TESTS for mutant in mutants_of(module, _source(module).read_text(encoding="utf-8"))]
     if n < len(mutants):
         mutants = random.Random(seed).sample(mutants, n)
+    violations: list[str] = []
     explained: dict[str, str] = json.loads(_EXPLAINED.read_text()) if _EXPLAINED.exists() else {}
     survivors: list[Mutant] = []
     for module in TESTS:
         drawn = [mutant for mutant in mutants if mutant.module == module]
         found = _survivors(module, drawn, folder / module) if drawn else []
-        if found is None:
-            return Result("mutants", n, seed, [f"the tests of {module} fail without a change"])
-        survivors += found
-    violations = [
+        if found is None:  # which tells nothing of its mutants: they do not count
+            violations.append(f"the tests of {module} fail without a change")
+            mutants = [mutant for mutant in mutants if mutant.module != module]
+        survivors += found or ()
+    violations += [
         f"{mutant.module}:{mutant.line}: no test notices: {mutant.change}"
         for mutant in survivors
         if mutant.code not in explained
