@@ -208,3 +208,26 @@ def test_an_old_blob_is_made_new_before_it_is_referred_to(any_store: Store) -> N
     assert again == ref
     assert any_store.objects.info(key).modified_at > time.time() - 3600
     assert bytes(blobs.source(ref).buffer()) == b"x" * 1000
+
+
+def test_a_run_in_parts_begins_with_the_first_and_keeps_its_lease_until_it_has_ended(
+    bucket_store: Store, bucket: CountingBucket
+) -> None:
+    """By these two others find it, also when its driver has gone without an end."""
+    writer = bucket_store.create_run(began, 0.0)
+    assert [info.key for info in bucket.list(layout.parts(KEY))] == [layout.part(KEY, 0, 0)]
+    writer.close()
+    assert layout.lease(*RUN) in {info.key for info in bucket.list(layout.run(*RUN))}
+
+
+def test_a_writer_goes_on_after_a_flush_that_failed(bucket_store: Store, bucket: CountingBucket) -> None:
+    """What was not written is not acknowledged, and what comes next follows what is there."""
+    writer = bucket_store.create_run(began, 0.0)
+    writer.write([note("one")], sync=False)
+    bucket.failing = {"create"}
+    with pytest.raises(StoreError, match="create does not work"):
+        writer.flush()
+    bucket.failing = set()
+    writer.write([note("two")])
+    assert [each.text for each in bucket_store.run(*RUN).notes][-1] == "two"
+    writer.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from mlp_core.errors import StoreError, StoreFenced, StoreFull, StoreUnavailable
 from mlp_core.store.faults import GuardedObjects, opened, store_error, translated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 @pytest.mark.parametrize(
@@ -210,3 +210,26 @@ def test_what_fails_under_a_lock_is_not_the_lock_s_failure(tmp_path: Path) -> No
         raise FileNotFoundError("mine")
     assert not objects.is_locked("lock")
     objects.close()
+
+
+def test_a_lock_is_let_go_of_when_its_work_is_done_or_fails() -> None:
+    """The guard of a lock ends with it, whatever happens under it."""
+    ended: list[str] = []
+
+    class Locks:
+        url = "memory://"
+
+        @contextmanager
+        def lock(self, key: str) -> Iterator[bool]:
+            yield True
+            ended.append(key)
+
+    objects = GuardedObjects(Locks())  # type: ignore[arg-type] # nothing else is asked of it
+    for key in ("first", "second"):
+        lock = objects.lock(key)
+        assert lock is not None
+        with suppress(KeyError), lock as is_free:
+            assert is_free
+            if key == "second":
+                raise KeyError(key)
+        assert ended[-1] == key

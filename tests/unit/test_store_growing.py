@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from pathlib import Path
@@ -325,3 +326,14 @@ def test_much_is_kept_in_a_file_from_16_mib_on(bucket: CountingBucket) -> None:
         writer.append(bytes(size), sync=True)
         reader.size()
         assert (reader._content._file is not None) == is_file
+
+
+def test_what_a_reader_knows_of_an_object_that_comes_and_goes(tmp_path: Path) -> None:
+    """It is there from the first look that finds it until one that does not."""
+    with contextlib.closing(FileStore(tmp_path / "store")) as objects:
+        reader = GrowingReader(objects, "log")
+        assert not reader.exists
+        objects.create("log", b"text", sync=False)
+        assert (reader.size(), reader.exists) == (4, True)
+        objects.delete("log")
+        assert (reader.size(), reader.exists) == (0, False)

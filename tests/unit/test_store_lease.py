@@ -14,10 +14,10 @@ import pytest
 
 from mlp_core.builtin.file_store import FileStore
 from mlp_core.errors import NotFound, RunLocked, StoreError, StoreFenced, StoreUnavailable
-from mlp_core.store import Note, RunBegan, RunEnded, Store, layout
+from mlp_core.store import AttemptStarted, Note, RunBegan, RunEnded, Store, layout
 from mlp_core.store.lease import Lease, Pulse
 from mlp_core.store.seal import read_seal
-from mlp_hookspecs.types import FlowGraph, RunContext, StepNode
+from mlp_hookspecs.types import FlowGraph, RunContext, StepNode, TaskKey
 from mlp_reliability.counting import CountingBucket
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def age(bucket_store: Store, seconds: float) -> None:
 def test_a_silent_driver_is_lost_and_can_be_fenced(any_store: Store) -> None:
     """Who has not renewed its lease reads lost; whoever ends its run can do so once, and it commits nothing more."""
     writer = any_store.create_run(began, 0.0)
-    writer.write([note("one")])
+    writer.write([note("one"), AttemptStarted(TaskKey("start"), 0, "local", 1.0)])
     with pytest.raises(RunLocked, match="is under way: its driver is process 1 on host"):
         any_store.fence(*RUN)
     age(any_store, 61)
@@ -153,6 +153,7 @@ def test_a_silent_driver_is_lost_and_can_be_fenced(any_store: Store) -> None:
     assert fenced.ended is not None
     assert (fenced.status, fenced.ended.status) == ("lost", "lost")
     assert "process 1 on host" in fenced.ended.message
+    assert fenced.ended.tasks == 0
     for _ in range(2):
         with pytest.raises(StoreFenced):
             writer.write([note("two")])

@@ -148,6 +148,7 @@ def test_a_reused_task_counts_as_done() -> None:
     outcome = StepOutcome("succeeded", {"x": ref("1")})
     state = folded(TaskReused(START, "Flow/1/start/0", outcome, time=3.0))
     assert (state.tasks[START].status, state.tasks[START].origin) == ("succeeded", "Flow/1/start/0")
+    assert [attempt.number for attempt in state.tasks[START].attempts] == [0]
     assert visible(state, START) == {"x": "1"}
 
 
@@ -289,3 +290,8 @@ def test_everything_else_is_kept_in_order() -> None:
     note = Note("environment", "slow", 3.0)
     state = folded(environment, failed, note)
     assert (state.environments, state.observer_failures, state.notes) == ([environment], [failed], [note])
+
+
+def test_a_run_counts_as_signed_until_a_reader_says_otherwise() -> None:
+    """Where there is no key, nothing is missing."""
+    assert RunState(BEGAN).is_signed

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -28,6 +28,8 @@ from mlp_hookspecs.types import FlowGraph, RunContext, StepNode, TaskKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from mlp_core.builtin.file_store import FileAppend
 
 GRAPH = FlowGraph("Flow", "start", "start", (StepNode("start", "end"),))
 
@@ -351,3 +353,108 @@ def test_every_operation_is_guarded(method: str, arguments: tuple[object, ...]) 
         getattr(objects, method)(*arguments, **options)
     with pytest.raises(StoreFull):
         list(objects.list("k/"))
+
+
+class SpiedFile:
+    """A file that is appended to, which says what is made durable, and that it is closed."""
+
+    def __init__(self, inner: FileAppend, key: str, told: list[tuple[str, str, bool]]) -> None:
+        """Wrap a file."""
+        self._inner, self._key, self._told = inner, key, told
+
+    def __getattr__(self, name: str) -> Any:
+        """Be the file in all else."""
+        return getattr(self._inner, name)
+
+    def append(self, data: bytes, *, sync: bool) -> None:
+        """Append, and tell."""
+        self._told.append(("append", self._key, sync))
+        self._inner.append(data, sync=sync)
+
+    def close(self) -> None:
+        """Close, and tell."""
+        self._told.append(("close", self._key, False))
+        self._inner.close()
+
+
+class SpiedStore(FileStore):
+    """A store on a local folder that says what is made durable."""
+
+    def __init__(self, root: Path) -> None:
+        """Open the folder."""
+        super().__init__(root)
+        self.told: list[tuple[str, str, bool]] = []
+
+    def create(self, key: str, data: bytes, *, sync: bool) -> bool:
+        """Create, and tell."""
+        self.told.append(("create", key, sync))
+        return super().create(key, data, sync=sync)
+
+    def replace(self, key: str, data: bytes, *, sync: bool) -> None:
+        """Replace, and tell."""
+        self.told.append(("replace", key, sync))
+        super().replace(key, data, sync=sync)
+
+    def open_append(self, key: str) -> FileAppend:
+        """Open, so that what is done is told."""
+        return cast("FileAppend", SpiedFile(super().open_append(key), key, self.told))
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        """Read, and tell."""
+        self.told.append(("read", key, False))
+        return super().read(key, start, end)
+
+    def close(self) -> None:
+        """Close, and tell."""
+        self.told.append(("close", "", False))
+        super().close()
+
+    def take(self) -> list[tuple[str, str, bool]]:
+        """Return what was told since the last time."""
+        told, self.told = self.told, []
+        return told
+
+
+def test_what_the_store_is_and_what_lies_beside_a_run_is_durable(tmp_path: Path) -> None:
+    """A store's format, and what others than the driver add, is there after a power cut; a store is marked once."""
+    objects = SpiedStore(tmp_path / "store")
+    Store.open(objects, create=True)
+    assert objects.take() == [
+        ("read", "format.json", False),
+        ("create", ".gitignore", False),
+        ("create", "format.json", True),
+        ("read", "format.json", False),
+    ]
+    store = Store.open(objects, create=True)
+    assert objects.take() == [("read", "format.json", False)]
+    objects.replace("format.json", b'{"format": 1}\n', sync=False)
+    Store.open(objects, create=True)
+    assert objects.take()[-1] == ("replace", "format.json", True)
+    writer = store.create_run(began, 0.0)
+    run_id = writer.began.run.run_id
+    writer.close()
+    objects.take()
+    assert store.add_segment("Flow", run_id, "tags-1", TagsChanged(("a",), (), "me", 1.0))
+    chunk = LogChunk("start/0/0", "stdout", 1.0, b"text")
+    first = store.add_log_segment("Flow", run_id, "log-1", [chunk])
+    assert [(what, sync) for what, _, sync in objects.take()] == [("create", True), ("create", True)]
+    assert store.add_log_segment("Flow", run_id, "log-1", [chunk, chunk]) == first
+    store.close()
+    assert objects.take()[-1] == ("close", "", False)
+
+
+def test_a_run_is_durable_from_its_first_record_on(tmp_path: Path) -> None:
+    """Its driver writes without reading, lets go of the journal, and whoever ends it in its place does so too."""
+    objects = SpiedStore(tmp_path / "store")
+    store = Store.open(objects, create=True)
+    objects.take()
+    writer = store.create_run(began, 0.0)
+    run_id = writer.began.run.run_id
+    key = layout.journal("Flow", run_id)
+    writer.write([Note("test", "one", 1.0)])
+    writer.close()
+    told = [each for each in objects.take() if each[1] == key]
+    assert told == [("create", key, True), ("append", key, True), ("close", key, False)]
+    store.fence("Flow", run_id)
+    told = [each for each in objects.take() if each[1] == key and each[0] != "read"]
+    assert told == [("append", key, True), ("close", key, False)]
