@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -200,6 +201,7 @@ def replace(folder: Path) -> None:
 
 def drop_privileges(folder: Path) -> Path:
     """Be nobody where the tests are root, and return the folder as a path that nobody can follow."""
+    import_module("ctypes")  # which provisioning imports later, and may be out of nobody's reach
     os.chdir(folder)
     if os.geteuid() == 0:
         os.setgroups([])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -16,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # the test folder is not a packa
 
 from provisioner import FILES, NAME, NOBODY, is_locked, is_whole
 
+from mlp_hookspecs import provisioning
 from mlp_hookspecs.provisioning import BUILDING, LOCK, file_lock, make_once, protect, remove
 
 CROWD = 20
@@ -129,6 +132,29 @@ def test_failed_builder_leaves_the_lock_to_its_helpers(tmp_path: Path) -> None:
     """After a builder has failed the next one waits for its helpers, which may be writing still."""
     run("failing", tmp_path)
     assert len(list((tmp_path / NAME).iterdir())) == FILES
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace tells which system calls were made")
+def test_files_are_on_the_disk_before_the_name(tmp_path: Path) -> None:
+    """After a loss of power an environment that has its name has its files: they are written out before."""
+    traced = ["strace", "-o", str(tmp_path / "trace"), "-e", "trace=fchmodat,chmod,syncfs,rename,renameat,renameat2"]
+    done = subprocess.run([*traced, *command("one", tmp_path)], check=False, capture_output=True, text=True)
+    if "ptrace" in done.stderr:
+        pytest.skip("processes cannot be traced here")
+    assert done.returncode == 0, done.stderr
+    calls = [line.split("(")[0] for line in (tmp_path / "trace").read_text().splitlines() if line.endswith("= 0")]
+    assert calls[-2] == "syncfs"
+    assert calls[-1].startswith("rename")
+
+
+def test_what_is_not_on_the_disk_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the files cannot be written out, there is no environment, and the next one makes it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(provisioning, "_write_out", Mock(side_effect=OSError("the disk is full")))
+        with pytest.raises(OSError, match="the disk is full"):
+            make_once(tmp_path / NAME, make, is_whole)
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK.format(NAME)]
+    make_once(tmp_path / NAME, make, is_whole)
 
 
 # -------------------------------------------------------------------------------------------------------- failing

@@ -1,7 +1,8 @@
 """How an environment is made once on a host, whoever asks for it and whoever is killed: for environment backends.
 
-It is built beside its place and renamed when it is finished, under a file lock that its builder and the builder's own
-processes hold. The lock ends with the processes that hold it, and what a killed builder left is removed by the next.
+It is built beside its place, under a file lock that its builder and the builder's own processes hold, and renamed when
+it is finished and on the disk. The lock ends with the processes that hold it, and what a killed builder left is removed
+by the next.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import fcntl
 import os
 import shutil
 import stat
+import sys
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ def make_once(target: Path, make: Callable[[Path, int], None], is_whole: Callabl
         try:
             make(staging, descriptor)
             protect(staging)
+            _write_out(staging)
         except BaseException:
             # Whoever still writes there, or a full disk, must not hide why it could not be made; the next one removes.
             with contextlib.suppress(OSError):
@@ -119,6 +122,25 @@ def remove(folder: Path) -> None:
             if stat.S_ISDIR(mode):
                 _open_up(name, mode, descriptor)
     shutil.rmtree(folder)
+
+
+def _write_out(folder: Path) -> None:
+    """Wait until a folder's file system has everything on its disk: the name of a folder is no use without its files.
+
+    After a loss of power a folder that was renamed too early is there, with empty files in it, and would be taken for
+    whole. One by one thousands of files take seconds to write out, and all of them at once some hundredths of one.
+    """
+    if sys.platform != "linux":
+        os.sync()
+        return
+    import ctypes
+
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
+    finally:
+        os.close(descriptor)
 
 
 def _protect(path: Path | str, mode: int, descriptor: int | None = None) -> None:

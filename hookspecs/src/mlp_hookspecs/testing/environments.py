@@ -28,7 +28,7 @@ PROXIES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 _EXACT: Final = re.compile(r"[\w.!+-]*\d[\w.!+-]*")
 _WRITE: Final = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 _SYSTEMS: Final = {"Linux": "linux", "Darwin": "osx"}
-_MACHINES: Final = {"x86_64": "64", "amd64": "64", "arm64": "arm64" if platform.system() == "Darwin" else "aarch64"}
+_MACHINES: Final = {"x86_64": "64", "amd64": "64"}
 
 
 def _this_platform() -> str:
