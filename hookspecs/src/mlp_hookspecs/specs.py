@@ -349,9 +349,9 @@ def mlp_provision_environment(
     """Make the interpreter that a lock describes.
 
     **Mode**: claim by ``lock.backend``. **Where**: the host where the step runs, before the worker. **When**: before
-    the first task there that needs it. Idempotent by ``lock.digest`` and safe when many start at once; what steps run
-    in is not written to afterwards, so that an environment is best left read-only: the core lets interpreters keep
-    their bytecode elsewhere.
+    the first task there that needs it. Idempotent by ``lock.digest`` and safe when many start at once. What steps run
+    in is not written to afterwards: an environment that is made here is left read-only, and the core lets interpreters
+    keep their bytecode elsewhere. `mlp_hookspecs.provisioning` does all of this.
 
     Parameters
     ----------
@@ -361,7 +361,8 @@ def mlp_provision_environment(
         The host's folder for environments; make yours below it, named by the digest.
     packages : pathlib.Path or None
         A folder with the files of a bundle for this platform, as `mlp_bundle_environment` put them there; then no
-        network is needed. With the lock's own packages alone where it was not bundled; None where there is neither.
+        network and no cache is needed. With the lock's own packages alone where it was not bundled; None where there is
+        neither.
 
     Returns
     -------
@@ -371,7 +372,8 @@ def mlp_provision_environment(
     Raises
     ------
     OSError
-        Where the environment cannot be made; the attempt fails and may be retried.
+        Where the environment cannot be made, above all because a file is not the one that the lock names; the attempt
+        fails and may be retried.
 
     Examples
     --------
