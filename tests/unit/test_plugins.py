@@ -159,7 +159,7 @@ def test_a_suspect_that_works_by_now_is_loaded(die: Callable[[str], int], instal
     die(IMPORT)
     record, _ = loaded()
     assert record is not None
-    assert record.status == "loaded"
+    assert (record.status, record.package) == ("loaded", "tape_of_a_test")
     assert imports() == 2
 
 

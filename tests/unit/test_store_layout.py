@@ -30,6 +30,18 @@ def test_keys_are_what_the_format_says() -> None:
     assert layout.target("local").endswith("/local/")
 
 
+def test_environments_lie_beside_the_runs() -> None:
+    """Locks and bundles go by their digests, answers by what was asked, names by a name and a tag."""
+    digest = "sha256-" + "0" * 64
+    assert layout.environment_lock(digest) == f"environments/locks/{digest}"
+    asked = [layout.environment_answer(digest, platforms) for platforms in ((), ("osx-arm64", "linux-64"))]
+    assert asked == [f"environments/answers/{digest}/any", f"environments/answers/{digest}/linux-64+osx-arm64"]
+    assert layout.environment_name("team/tools", "latest") == "environments/names/team~tools/latest"
+    bundles = [layout.environment_bundle(digest, platform) for platform in ("linux-64", "")]
+    assert bundles == [f"environments/bundles/{digest}/linux-64", f"environments/bundles/{digest}/own"]
+    assert layout.environment_segment(TaskKey("start"), 2) == f"environment.start.{TaskKey('start').task_id}.2"
+
+
 def test_segments_are_named_by_what_they_commit() -> None:
     """A task's outcome has one name, its earlier attempts and logs others, and none leads out of the run."""
     key = TaskKey("train", (2, 1), 3)

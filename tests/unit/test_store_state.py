@@ -295,3 +295,19 @@ def test_everything_else_is_kept_in_order() -> None:
 def test_a_run_counts_as_signed_until_a_reader_says_otherwise() -> None:
     """Where there is no key, nothing is missing."""
     assert RunState(BEGAN).is_signed
+
+
+def test_a_task_ran_in_the_last_environment_that_was_looked_up_for_it() -> None:
+    """One of a step is of all its tasks, unless it names some; a task of which none tells ran in the driver's."""
+    spec, lock = EnvironmentSpec("uv"), EnvironmentLock("uv", "sha256-1", "")
+    start, work, later = (
+        EnvironmentLocked(spec, lock, ("start",), 1.0),
+        EnvironmentLocked(spec, lock, ("work",), 2.0, task_ids=(TaskKey("work", (0,)).task_id,)),
+        EnvironmentLocked(spec, lock, ("start",), 3.0),
+    )
+    state = folded(start, work)
+    assert state.environment_of(START) is start
+    assert state.environment_of(TaskKey("work", (0,))) is work
+    assert state.environment_of(TaskKey("work", (1,))) is None
+    assert state.environment_of(TaskKey("merge")) is None
+    assert folded(start, work, later).environment_of(START) is later
