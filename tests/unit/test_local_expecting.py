@@ -80,9 +80,10 @@ def test_attempts_are_forked_from_what_was_expected(tmp_path: Path) -> None:
 def test_what_is_expected_in_vain_ends_with_the_launcher(tmp_path: Path) -> None:
     """Where no attempt comes, nothing is left of the process, and nobody is told of it."""
     sink = RecordingSink()
+    before = set(psutil.Process().children(recursive=True))  # servers of other tests
     with launcher(sink) as opened:
         opened.expect([command(tmp_path)])
-        children = psutil.Process().children(recursive=True)
+        children = set(psutil.Process().children(recursive=True)) - before
         assert children
     psutil.wait_procs(children, timeout=10)
     assert not any(child.is_running() for child in children)

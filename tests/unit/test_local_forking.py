@@ -356,3 +356,27 @@ def test_attempts_of_a_killed_template_end_once(tmp_path: Path) -> None:
         last = bench.request("last")
         bench.run(last)
         assert bench.ends(last) == ["finished"]
+
+
+SIBLINGS = """
+import os, signal, socket, subprocess, sys
+from mlp_core.builtin.local.template import Server
+
+sibling = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], process_group=0)
+server = Server(socket.socketpair()[0], lambda request: None, None)
+server._children[sibling.pid] = "a/0/0"
+pid = os.fork()
+if pid == 0:
+    os.kill(os.getpid(), signal.SIGTERM)
+    os._exit(0)
+ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+print(ended, sibling.poll())
+sibling.kill()
+sibling.wait()
+"""
+
+
+def test_a_fork_that_is_asked_to_end_before_it_is_a_task_spares_its_siblings() -> None:
+    """It has the template's handlers still, and the list of the template's children."""
+    done = subprocess.run([sys.executable, "-c", SIBLINGS], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split() == [str(-signal.SIGTERM), "None"], done.stderr

@@ -200,7 +200,8 @@ class Server:
             os.set_blocking(fd, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-        signal.signal(signal.SIGTERM, lambda _number, _frame: self._end())
+        self._pid = os.getpid()
+        signal.signal(signal.SIGTERM, lambda _number, _frame: self._end_if_asked())
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def serve(self, first: tuple[str, bytes, Sequence[int]]) -> None:
@@ -286,6 +287,14 @@ class Server:
             self._control.sendall(json.dumps(message).encode() + b"\n")
         except OSError:
             self._end()
+
+    def _end_if_asked(self) -> NoReturn:
+        """End, since that is asked for; a fork that is no task yet ends by itself, and not its siblings with it."""
+        if os.getpid() == self._pid:
+            self._end()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(1)
 
     def _end(self) -> NoReturn:
         """Kill everything below, and end."""
