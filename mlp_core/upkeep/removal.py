@@ -114,6 +114,8 @@ def _remove(objects: ObjectStore, flow: str, run_id: str) -> int:
         if key in infos:
             objects.delete(key)
             size += infos[key].size
+    # A power cut may undo deletions in any order: what says that the run is being deleted must not go before the rest.
+    objects.sync([marker])
     objects.delete(marker)
     _remove_folder(objects, layout.run(flow, run_id))
     return size

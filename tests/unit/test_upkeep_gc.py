@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
@@ -24,7 +24,9 @@ from mlp_core.upkeep.run_check import REMOVED
 from mlp_hookspecs import ArtifactRef, CodeRef, FlowGraph, RunContext, StepNode, StepOutcome, TaskKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from mlp_hookspecs.handles import ObjectStore
 
 GRAPH = FlowGraph("Flow", "start", "end", (StepNode("start", "linear", ("end",)), StepNode("end", "end")))
 HOUR = 3600.0
@@ -180,6 +182,40 @@ def test_a_run_that_goes_on_is_never_removed(store: Store) -> None:
     assert clear(store, ALL).runs == [f"Flow/{run_id}"]
     with pytest.raises(NotFound):
         remove_run(store, "Flow", run_id)
+
+
+def test_what_says_that_a_run_is_being_deleted_goes_after_the_rest_is_gone_for_good(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut may undo deletions that are not durable, and must not bring back a part that looks like damage."""
+    run_id = finished(store, DAY)
+    marker = layout.run("Flow", run_id) + REMOVED
+    done: list[tuple[str, str]] = []
+    monkeypatch.setattr(store, "objects", Told(store.objects, done))
+    remove_run(store, "Flow", run_id)
+    assert done[-2:] == [("sync", marker), ("delete", marker)]
+    assert ("delete", layout.seal("Flow", run_id)) in done[:-2]
+
+
+class Told:
+    """Objects that write down what is deleted and made durable."""
+
+    def __init__(self, objects: ObjectStore, done: list[tuple[str, str]]) -> None:
+        self._objects = objects
+        self._done = done
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objects, name)
+
+    def delete(self, key: str) -> None:
+        """Delete, and write it down."""
+        self._done.append(("delete", key))
+        self._objects.delete(key)
+
+    def sync(self, keys: Sequence[str]) -> None:
+        """Make durable, and write it down."""
+        self._done += [("sync", key) for key in keys]
+        self._objects.sync(keys)
 
 
 def test_an_orchestrated_run_that_was_not_ended_is_told_how(store: Store) -> None:

@@ -152,11 +152,13 @@ class MemoryStore:
             source.unlink()
 
     def sync(self, keys: Sequence[str]) -> None:
-        """Make objects durable."""
+        """Make objects durable, and what was removed beside them gone for good, as a folder's sync does."""
         for key in keys:
             with self._operation("sync", key):
                 found = self._get(key)
                 found.durable = len(found.data)
+                folder = key.rpartition("/")[0]
+                self._removed = {k: left for k, left in self._removed.items() if k.rpartition("/")[0] != folder}
 
     def local_path(self, key: str) -> Path | None:
         """Return None: nothing here is a file."""
