@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from mlp_core.cli.importing import importing
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -28,8 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     answer = _quick_answer(arguments)
     if answer:
         return _print(answer)
-    from mlp_core.cli.dispatch import carry_out
-    from mlp_core.cli.report import guarded
+    with importing():
+        from mlp_core.cli.dispatch import carry_out
+        from mlp_core.cli.report import guarded
 
     return guarded(lambda: carry_out(arguments))
 
@@ -71,8 +74,9 @@ def run_flow_main(flow: type[Any], argv: Sequence[str] | None = None) -> NoRetur
     argv : sequence of str, optional
         The words after the file; by default those that the process was started with.
     """
-    from mlp_core.cli.dispatch import carry_out_in_flow
-    from mlp_core.cli.report import guarded
+    with importing():
+        from mlp_core.cli.dispatch import carry_out_in_flow
+        from mlp_core.cli.report import guarded
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     sys.exit(guarded(lambda: carry_out_in_flow(flow, arguments)))

@@ -13,6 +13,7 @@ import attrs
 
 from mlp_core.cli.arguments import Parser, Split, add_settings, given_settings, split, unknown_option
 from mlp_core.cli.commands import IN_FLOW_FILE, Entry, actions_overview, find, flow_overview, overview
+from mlp_core.cli.importing import importing
 from mlp_core.cli.text import put
 from mlp_core.errors import FlowError, MlpError, UsageError
 from mlp_core.names import closest, shown
@@ -52,7 +53,8 @@ class Call:
     def session(self) -> Session:
         """The session, opened when it is first asked for."""
         if not self._opened:
-            self._opened.append(Session.open(start=self.start, flags=self.flags))
+            with importing():
+                self._opened.append(Session.open(start=self.start, flags=self.flags))
         return self._opened[0]
 
     def with_flags(self, flags: Mapping[str, object]) -> Session:
@@ -106,7 +108,8 @@ def _carry_out_action(entry: Entry, arguments: Sequence[str]) -> int:
 def _carry_out(entry: Entry, words: str, rest: Sequence[str]) -> int:
     """Carry out a command of the core whose words were read, and return its exit status."""
     sys.dont_write_bytecode |= entry.leaves_no_trace
-    module = importlib.import_module(entry.module)
+    with importing():
+        module = importlib.import_module(entry.module)
     prog, name = f"mlp {words}", words.replace(" ", "_")
     parser = Parser(prog + (" FLOW.py" if entry.takes_flow else ""), entry.summary)
     getattr(module, f"{name}_arguments")(parser)
@@ -130,7 +133,8 @@ def carry_out_in_flow(flow: type[Any], arguments: Sequence[str]) -> int:
         hint = f"did you mean {close}?" if close else f"it has {', '.join(IN_FLOW_FILE)}"
         raise UsageError(f"a flow's file has no command {shown(name)}", hint=f"write mlp {name}" if entry else hint)
     sys.dont_write_bytecode |= entry.leaves_no_trace
-    module = importlib.import_module("mlp_core.cli.checking" if name == "show" else entry.module)
+    with importing():
+        module = importlib.import_module("mlp_core.cli.checking" if name == "show" else entry.module)
     prefix = "show_flow" if name == "show" else name
     parser = Parser(f"{prog} {name}", entry.summary)
     getattr(module, f"{prefix}_arguments")(parser)
@@ -244,7 +248,8 @@ class _Reading:
             return
         flags = given_settings(self._split.tokens, self._settings)
         self._opened_for = (start, flags)
-        self._opened.append(Session.open(start=start, flags=flags))
+        with importing():  # the plugins
+            self._opened.append(Session.open(start=start, flags=flags))
         settings = self._opened[0].settings
         declared = [settings.declared(name) for name in settings]
         self._settings |= add_settings(self._parser, declared, "settings of plugins")
