@@ -72,6 +72,11 @@ def make_once(target: Path, make: Callable[[Path, int], None], is_whole: Callabl
             raise OSError(f"{target} was made, but it cannot be used")
 
 
+def has_python(target: Path) -> bool:
+    """Tell whether an environment is there with an interpreter, and so is what that was made from."""
+    return os.access(target / "bin" / "python", os.X_OK)
+
+
 @contextlib.contextmanager
 def file_lock(path: Path) -> Iterator[int]:
     """Hold a lock that ends with the block, or with the processes of its holders where that fails or is killed.

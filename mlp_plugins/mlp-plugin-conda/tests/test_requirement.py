@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlp_hookspecs import Option, StepInfo, StepNode
+from mlp_hookspecs.requirements import normal_python
 from mlp_plugin_conda import Conda, CondaBase, conda, conda_base
 from mlp_plugin_conda.plugin import mlp_plan_step
-from mlp_plugin_conda.requirement import normal_channels, normal_packages, normal_pip, normal_python
+from mlp_plugin_conda.requirement import normal_channels, normal_packages, normal_pip
 
 VERSIONS = st.from_regex(r"[0-9]{1,2}(\.[0-9]{1,2}){0,2}", fullmatch=True)
 CLAUSES = st.builds("{}{}".format, st.sampled_from(["==", "!=", ">=", "<=", "<", ">", "~="]), VERSIONS)

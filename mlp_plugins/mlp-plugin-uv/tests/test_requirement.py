@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlp_hookspecs import EnvironmentSpec, Option, StepInfo, StepNode, specs
+from mlp_hookspecs.requirements import OLDEST_PYTHON, PLATFORM
 from mlp_plugin_uv import Pypi, PypiBase, Uv, plugin, pypi, pypi_base
-from mlp_plugin_uv.normal import OLDEST_PYTHON, PLATFORM, normal_packages
+from mlp_plugin_uv.normal import normal_packages
 
 STEP = StepInfo("Train", StepNode("start", "linear"))
 

@@ -12,7 +12,8 @@ from typing import ClassVar, Literal
 import attrs
 
 from mlp_hookspecs import EnvironmentSpec, Json, Option, decorator, frozen_map
-from mlp_plugin_conda.requirement import normal_channels, normal_packages, normal_pip, normal_python
+from mlp_hookspecs.requirements import normal_python
+from mlp_plugin_conda.requirement import normal_channels, normal_packages, normal_pip
 
 BACKEND = "conda"
 """The environment backend's name."""

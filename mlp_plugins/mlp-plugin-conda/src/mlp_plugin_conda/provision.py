@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mlp_hookspecs import ProvisionedEnvironment
-from mlp_hookspecs.provisioning import make_once
+from mlp_hookspecs.provisioning import has_python, make_once
 from mlp_plugin_conda.locks import WHEELS, Lock, read_lock
 from mlp_plugin_conda.tools import ToolError, cache_folder, run_helper, this_platform
 from mlp_plugin_conda.wheels import install_wheels
@@ -50,13 +50,8 @@ def provision(lock: EnvironmentLock, root: Path, packages: Path | None) -> Provi
         raise OSError(f"the lock holds for {', '.join(content.platforms)}, and this host is {platform or 'unknown'}")
     target = Path(root).absolute() / lock.digest
     here = attrs.evolve(content, packages=content.on(platform))
-    make_once(target, lambda staging, descriptor: _build(here, staging, target, packages, descriptor), _is_whole)
+    make_once(target, lambda staging, descriptor: _build(here, staging, target, packages, descriptor), has_python)
     return ProvisionedEnvironment(str(target / "bin" / "python"), _variables(target), has_platform=False)
-
-
-def _is_whole(target: Path) -> bool:
-    """Tell whether an environment is there."""
-    return os.access(target / "bin" / "python", os.X_OK)
 
 
 def _variables(target: Path) -> dict[str, str]:

@@ -1,20 +1,15 @@
-"""What can be asked for: packages, channels and interpreters, each in one normal form, so that equals look equal."""
+"""What can be asked for: packages and channels, each in one normal form, so that equals look equal."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from mlp_hookspecs import PLATFORM_FLOORS, frozen_map
+from mlp_hookspecs import frozen_map
+from mlp_hookspecs.requirements import clauses, named_versions, normal_package, version_text
 
-OLDEST_PYTHON: Final = (3, 11)
-"""The oldest interpreter that the platform's worker runs under."""
-
-PLATFORM: Final[Mapping[str, str]] = frozen_map(
-    {floor.partition(">=")[0]: f">={floor.partition('>=')[2]}" for floor in PLATFORM_FLOORS}
-)
-"""What the platform's worker, which travels to the environment as source, imports beside the standard library."""
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _CONDA_NAME: Final = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9_./-]*)::)?([A-Za-z0-9_][A-Za-z0-9_.-]*)")
 _CONDA_VERSION: Final = r"\d[A-Za-z0-9.!+_]*"
@@ -23,11 +18,6 @@ _CONDA_EXACT: Final = re.compile(rf"(={{0,2}})\s*({_CONDA_VERSION}|\*)(\.\*)?(?:
 _CONDA_CLAUSE: Final = re.compile(rf"(==|~=|!=|<=|>=|<|>)\s*({_CONDA_VERSION}(?:\.\*)?)")
 _CHANNEL_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_.-]+)*")
 _CHANNEL_URL: Final = re.compile(r"(?:https?|file|s3|gcs|oci)://[A-Za-z0-9_.:/%~+\[\]-]*")
-_PIP_NAME: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
-_PIP_PACKAGE: Final = re.compile(rf"({_PIP_NAME})\s*(?:\[\s*({_PIP_NAME}(?:\s*,\s*{_PIP_NAME})*)\s*\])?")
-_PIP_VERSION: Final = r"\d[A-Za-z0-9.!+_*-]*"
-_PIP_CLAUSE: Final = re.compile(rf"(===|==|~=|!=|<=|>=|<|>)\s*({_PIP_VERSION})")
-_PYTHON: Final = re.compile(r"(\d+)\.(\d+)(?:\.\d+)?")
 
 
 def normal_packages(packages: object) -> Mapping[str, str]:
@@ -56,7 +46,7 @@ def normal_packages(packages: object) -> Mapping[str, str]:
     {'attrs': '', 'conda-forge::zlib': '1.3.*', 'numpy': '<3,>=2.1', 'pytorch': '==2.1.0 cuda12*'}
     """
     normal: dict[str, str] = {}
-    for name, version in _mapping("packages", packages).items():
+    for name, version in named_versions("packages", packages).items():
         match = _CONDA_NAME.fullmatch(name.strip()) if isinstance(name, str) else None
         if match is None:
             raise ValueError(
@@ -88,15 +78,11 @@ def normal_pip(packages: object) -> Mapping[str, str]:
     {'pandas[aws,parquet]': '<3,>=2.1', 'six': '==1.17.0'}
     """
     normal: dict[str, str] = {}
-    for name, version in _mapping("pip", packages).items():
-        match = _PIP_PACKAGE.fullmatch(name.strip()) if isinstance(name, str) else None
-        if match is None:
-            raise ValueError(f"pip name {name!r} is refused: letters, digits, '.', '_' and '-', and extras in brackets")
-        extras = sorted({dashed(extra.strip()) for extra in match[2].split(",")}) if match[2] else []
-        key = dashed(match[1]) + (f"[{','.join(extras)}]" if extras else "")
+    for name, version in named_versions("pip", packages).items():
+        key = normal_package("pip", name)
         if any(pip_name(known) == pip_name(key) for known in normal):
             raise ValueError(f"pip names {pip_name(key)} more than once")
-        normal[key] = _pip_version(key, version)
+        normal[key] = ",".join(sorted(set(clauses(key, version))))
     return frozen_map(dict(sorted(normal.items())))
 
 
@@ -134,54 +120,14 @@ def normal_channels(channels: object) -> tuple[str, ...]:
     return tuple(normal)
 
 
-def normal_python(version: object) -> str:
-    """Return the version of an interpreter, checked.
-
-    Raises
-    ------
-    TypeError
-        Where it is not text.
-    ValueError
-        Where it is no version, or one that the platform does not run under.
-    """
-    if not isinstance(version, str):
-        raise TypeError(f"python={version!r} is refused: it must be text, such as python='3.12'")
-    match = _PYTHON.fullmatch(version.strip())
-    if match is None:
-        raise ValueError(f"python={version!r} is refused: it must be a version such as '3.12' or '3.12.1'")
-    if (int(match[1]), int(match[2])) < OLDEST_PYTHON:
-        oldest = ".".join(map(str, OLDEST_PYTHON))
-        raise ValueError(f"python={version!r} is refused: a step's interpreter must be {oldest} or later")
-    return match[0]
-
-
-def dashed(name: str) -> str:
-    """Return a name as PEP 503 normalises it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 def pip_name(requirement: str) -> str:
     """Return the name of a package of a Python index, without its extras."""
     return requirement.partition("[")[0]
 
 
-def _mapping(field: str, value: object) -> Mapping[object, object]:
-    """Return a mapping, or refuse what is none."""
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{field}={value!r} is refused: it must be a mapping of names to versions")
-    return value
-
-
-def _text(name: str, version: object) -> str:
-    """Return a version specifier that is text."""
-    if not isinstance(version, str):
-        raise TypeError(f"the version of {name} is {version!r}; it must be text, such as '1.2.0' or '>=1.2,<2'")
-    return version.strip()
-
-
 def _conda_version(name: str, version: object) -> str:
     """Return conda's version specifier without blanks, its clauses sorted; one version alone is exact."""
-    text = _text(name, version)
+    text = version_text(name, version)
     if not text:
         return ""
     exact = _CONDA_EXACT.fullmatch(text)
@@ -196,18 +142,4 @@ def _conda_version(name: str, version: object) -> str:
         raise ValueError(
             f"the version of {name} is {version!r}; allowed are '1.2.0', '1.2.*', '>=1.2,<2', '1.2.0=build' and such"
         )
-    return ",".join(sorted({clause[1] + clause[2] for clause in matches}))
-
-
-def _pip_version(name: str, version: object) -> str:
-    """Return a version specifier without blanks, its clauses sorted."""
-    text = _text(name, version)
-    if not text:
-        return ""
-    if re.fullmatch(_PIP_VERSION, text):
-        return f"=={text}"
-    clauses = [_PIP_CLAUSE.fullmatch(clause.strip()) for clause in text.split(",")]
-    matches = [clause for clause in clauses if clause is not None]
-    if len(matches) != len(clauses):
-        raise ValueError(f"the version of {name} is {version!r}; allowed are '1.2.0', '>=1.2,<2' and the like")
     return ",".join(sorted({clause[1] + clause[2] for clause in matches}))

@@ -10,17 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from mlp_hookspecs import EnvironmentLock
+from mlp_hookspecs.requirements import PLATFORM, normal_name, normal_python
 from mlp_plugin_conda.conda_lock import lock_conda
 from mlp_plugin_conda.locks import Lock, Package, read_lock
-from mlp_plugin_conda.requirement import (
-    PLATFORM,
-    dashed,
-    normal_channels,
-    normal_packages,
-    normal_pip,
-    normal_python,
-    pip_name,
-)
+from mlp_plugin_conda.requirement import normal_channels, normal_packages, normal_pip, pip_name
 from mlp_plugin_conda.tools import ToolError, run_helper
 from mlp_plugin_conda.wheels import lock_wheels
 
@@ -217,7 +210,7 @@ def _pins_named(held: Sequence[Package], wanted: _Wanted, error: str) -> str:
     """Return a word on the pins that an error is about."""
     asked = {name.rpartition("::")[2] for name in wanted.packages} | {pip_name(name) for name in wanted.pip}
     words = set(re.findall(r"[A-Za-z0-9_.-]+", error))
-    pins = sorted({f"{p.name} {p.version}" for p in held if dashed(p.name) in {*asked, *words}})
+    pins = sorted({f"{p.name} {p.version}" for p in held if normal_name(p.name) in {*asked, *words}})
     return f"the environment that is added to pins {', '.join(pins) or f'{len(held)} packages'}"
 
 

@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mlp_hookspecs.requirements import normal_name
 from mlp_plugin_conda.locks import Package
-from mlp_plugin_conda.requirement import dashed, pip_name
+from mlp_plugin_conda.requirement import pip_name
 from mlp_plugin_conda.tools import ToolError, find_uv, run_uv
 
 if TYPE_CHECKING:
@@ -79,10 +80,10 @@ def _lock_for(wanted: Mapping[str, str], conda: Sequence[Package], platform: str
     """Lock for one platform."""
     python = next(package.version for package in conda if package.name == "python")
     # Only what depends on Python can be a Python package; libraries have names of their own.
-    provided = {dashed(package.name): package.version for package in conda if "python" in package.dependencies}
+    provided = {normal_name(package.name): package.version for package in conda if "python" in package.dependencies}
     constraints = [f"{name}=={version}" for name, version in provided.items()]
     found = _compile(wanted, python, platform, constraints=constraints)
-    again = sorted(provided.keys() & {dashed(entry["name"]) for entry in found})
+    again = sorted(provided.keys() & {normal_name(entry["name"]) for entry in found})
     if again:
         # Conda's packages meet the requirements; now without them, and without what only they need.
         pins = [f"{entry['name']}=={entry['version']}" for entry in found]
@@ -139,7 +140,7 @@ def _package(entry: Mapping[str, Any], platform: str, python: str) -> Package:
             best = min(best, candidate) if best is not None else candidate
     if best is None:
         raise ValueError(f"{entry['name']} {entry['version']} has no wheel with a sha256 for {platform}")
-    return Package(dashed(entry["name"]), str(entry["version"]), "pip", platform, best[1], best[2])
+    return Package(normal_name(entry["name"]), str(entry["version"]), "pip", platform, best[1], best[2])
 
 
 def _tags(platform: str, python: str) -> Iterable[Any]:

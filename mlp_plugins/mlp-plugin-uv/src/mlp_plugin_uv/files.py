@@ -10,7 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 import attrs
 
-from mlp_plugin_uv.normal import normal_index, normal_name
+from mlp_hookspecs.requirements import normal_name
+from mlp_plugin_uv.normal import normal_index
 from mlp_plugin_uv.pylock import Entry, read_entries
 from mlp_plugin_uv.requirement import Requirement, Source
 from mlp_plugin_uv.sources import digest_of

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Final, Literal
 import attrs
 
 from mlp_hookspecs import Option, OptionDecorator, decorator
-from mlp_plugin_uv.normal import normal_index, normal_names, normal_packages, normal_python
+from mlp_hookspecs.requirements import normal_python
+from mlp_plugin_uv.normal import normal_index, normal_names, normal_packages
 
 BACKEND: Final = "pypi"
 """The environment backend's name."""

@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 import attrs
 
 from mlp_hookspecs.provisioning import file_lock
+from mlp_hookspecs.requirements import normal_name
 from mlp_plugin_uv.credentials import masked
 from mlp_plugin_uv.fetch import fetch
 from mlp_plugin_uv.locks import Pin, make_pin, own_pin
-from mlp_plugin_uv.normal import normal_name
 from mlp_plugin_uv.sources import digest_of, sha256_of
 from mlp_plugin_uv.tool import NO_DOWNLOADS, UvError, index_arguments, run_uv_under
 from mlp_plugin_uv.urls import refuse_credentials

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlp_hookspecs import ProvisionedEnvironment
-from mlp_hookspecs.provisioning import make_once
+from mlp_hookspecs.provisioning import has_python, make_once
 from mlp_plugin_uv.locks import Lock, Pin, read_lock, write_pins
 from mlp_plugin_uv.tool import NO_DOWNLOADS, UvError, index_arguments, run_uv, run_uv_under
 
@@ -47,17 +47,12 @@ def provision(lock: EnvironmentLock, root: Path, packages: Path | None) -> Provi
         raise OSError(f"the lock is damaged or of an unknown version: {error}") from error
     target = Path(root).absolute() / lock.digest
     folder = None if packages is None else Path(packages).absolute()
-    make_once(target, lambda staging, descriptor: _build(staging, contents, folder, descriptor), _is_whole)
+    make_once(target, lambda staging, descriptor: _build(staging, contents, folder, descriptor), has_python)
     binaries = str(target / "bin")
     # Commands that the packages bring are found by the step's subprocesses, as in an activated environment.
     path = os.pathsep.join([binaries, os.environ.get("PATH", os.defpath)])
     variables = {"PATH": path, "VIRTUAL_ENV": str(target)}
     return ProvisionedEnvironment(str(target / "bin" / "python"), variables, has_platform=False)
-
-
-def _is_whole(target: Path) -> bool:
-    """Tell whether an environment is there, and the interpreter that it was made from still is."""
-    return os.access(target / "bin" / "python", os.X_OK)
 
 
 def _build(folder: Path, lock: Lock, packages: Path | None, descriptor: int) -> None:

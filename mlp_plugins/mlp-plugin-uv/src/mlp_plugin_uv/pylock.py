@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from mlp_plugin_uv.normal import normal_name
+from mlp_hookspecs.requirements import normal_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,7 +8,8 @@ from typing import Any
 import attrs
 
 from mlp_hookspecs import frozen_map
-from mlp_plugin_uv.normal import normal_index, normal_packages, normal_python
+from mlp_hookspecs.requirements import normal_python
+from mlp_plugin_uv.normal import normal_index, normal_packages
 from mlp_plugin_uv.pylock import Entry
 from mlp_plugin_uv.urls import refuse_credentials
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from mlp_hookspecs import EnvironmentLock
+from mlp_hookspecs.requirements import PLATFORM, normal_name
 from mlp_plugin_uv.locks import Lock, Pin, make_pin, read_lock, write_lock
-from mlp_plugin_uv.normal import PLATFORM, normal_name
 from mlp_plugin_uv.own import Workshop, find_wheel
 from mlp_plugin_uv.platforms import is_portable, this_platform
 from mlp_plugin_uv.pylock import Entry, read_entries
