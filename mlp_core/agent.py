@@ -12,9 +12,8 @@ import tempfile
 from typing import TYPE_CHECKING, NoReturn
 
 from mlp_core.closure import ship_platform
-from mlp_core.environments.bundling import unpacker
+from mlp_core.environments.bundling import provide
 from mlp_core.environments.host import HostEnvironments
-from mlp_core.environments.resolving import this_platform
 from mlp_core.hooks import build_worker_hooks
 from mlp_core.store import Store
 from mlp_core.store.faults import opened
@@ -51,7 +50,7 @@ def _provision(request: StepRequest, lock: EnvironmentLock, environment: dict[st
         return Store.open(opened(request.store, hooks.open_store), create=False)
 
     # The worker that this process becomes holds it until it ends.
-    made = HostEnvironments().provide(hooks, lock, unpacker(store, lock, this_platform()), outlives=True)
+    made = provide(HostEnvironments(), hooks, lock, store, outlives=True)
     environment.update(made.variables)
     if not made.has_platform:
         environment["PYTHONPATH"] = str(ship_platform(request.plugins))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 MAX_LENGTH = 128
 """Characters in a name: room to spare for people, and within every file system's limit."""
 
+_SHORT_DIGEST = 19
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _ARTIFACT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
@@ -105,6 +106,11 @@ def shown(text: str) -> str:
     """Return a refused text for a message: quoted, control characters escaped, shortened."""
     quoted = ascii(text)
     return quoted if len(quoted) <= 60 else f"{quoted[:56]}...' ({len(text)} characters)"  # noqa: PLR2004 # a line's worth
+
+
+def short_digest(digest: str) -> str:
+    """Return as much of a digest as people need to tell it from others."""
+    return digest[:_SHORT_DIGEST]
 
 
 def closest(name: str, known: Iterable[str]) -> str:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from mlp_core.cli.text import place, plural, put, put_json, safe_line, size, table
+from mlp_core.environments.bundling import this_platform
 from mlp_core.environments.host import HostEnvironments
 from mlp_core.environments.project import ProjectEnvironments
-from mlp_core.environments.resolving import Resolved, this_platform
+from mlp_core.environments.resolving import Resolved
 from mlp_core.environments.workspace import (
     KERNEL_PACKAGE,
     Interpreter,
@@ -22,7 +23,7 @@ from mlp_core.environments.workspace import (
     write_workspace,
 )
 from mlp_core.errors import UsageError
-from mlp_core.names import platform, shown
+from mlp_core.names import platform, short_digest, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +37,6 @@ _BACKEND: Final = "pypi"
 _PACKAGE: Final = re.compile(r"([^=<>!~@\s\[]+\s*(?:\[[^\]]*\])?)\s*(.*)")
 _REPEAT: Final[dict[str, Any]] = {"action": "append", "default": []}
 _FIELDS: Final = ("python", "index", "file", "channels", "extras", "groups")
-_SHORT: Final = 19
 
 
 @attrs.frozen
@@ -164,8 +164,8 @@ def _show_resolved(found: list[_Asked], *, alias: str | None, as_json: bool) -> 
         (
             ", ".join(each.steps) or alias or "-",
             each.resolved.lock.backend,
-            each.resolved.spec.digest[:_SHORT],
-            each.resolved.lock.digest[:_SHORT],
+            short_digest(each.resolved.spec.digest),
+            short_digest(each.resolved.lock.digest),
             each.resolved.lock.python,
             str(len(each.resolved.lock.packages)),
             "new" if each.resolved.is_new else "found",
@@ -257,7 +257,8 @@ def _interpreter(
     from mlp_core.runner.requests import STORE_VARIABLE
 
     session = call.session
-    closure = "" if made.has_platform else str(ship_platform(session.hooks.worker_plugins()))
+    hooks = session.hooks
+    closure = "" if made.has_platform else str(ship_platform(hooks.worker_plugins(), hooks.worker_packages()))
     variables = {**made.variables}
     if "@" not in session.store_url:  # no password goes into a file
         variables[STORE_VARIABLE] = session.store_url
@@ -293,7 +294,7 @@ def _write(
 def _show_created(call: Call, lock: EnvironmentLock, answer: dict[str, Any]) -> None:
     """Print where an environment is, and how it is used."""
     what = f"{lock.backend}, Python {lock.python}, {plural(len(lock.packages), 'package')}"
-    put(f"{safe_line(call.args.what)} is environment {lock.digest[:_SHORT]} ({safe_line(what)})")
+    put(f"{safe_line(call.args.what)} is environment {short_digest(lock.digest)} ({safe_line(what)})")
     put(f"  interpreter  {safe_line(answer['python'])}")
     if "script" not in answer:
         for name, value in answer["variables"].items():
@@ -349,7 +350,7 @@ def env_bundle_command(call: Call) -> int:
             ]
         )
         return 0
-    rows = [(b.lock_digest[:_SHORT], b.platform, plural(len(b.files), "file"), size(b.size)) for b in bundles]
+    rows = [(short_digest(b.lock_digest), b.platform, plural(len(b.files), "file"), size(b.size)) for b in bundles]
     put(table(("environment", "platform", "stored", "size"), rows))
     return 0
 

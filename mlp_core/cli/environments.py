@@ -11,6 +11,7 @@ from mlp_core.environments.catalog import is_digest, is_pathspec
 from mlp_core.environments.host import HostEnvironments, MadeEnvironment
 from mlp_core.environments.project import ProjectEnvironments
 from mlp_core.errors import MlpError, NotFound, StoreUnavailable, UsageError
+from mlp_core.names import short_digest
 from mlp_core.store.index import RunQuery
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from mlp_core.environments.records import KeptLock, NamedLock
     from mlp_hookspecs import EnvironmentLock
 
-_SHORT: Final = 19
 _RUNS: Final = 100
 _SECONDS: Final = 5.0
 _SHOWN_RUNS: Final = 10
@@ -163,7 +163,7 @@ def _list_store(call: Call) -> int:
     else:
         rows = [
             (
-                each["environment"][:_SHORT],
+                short_digest(each["environment"]),
                 ", ".join(each["names"]),
                 each["backend"],
                 each["python"],
@@ -201,7 +201,7 @@ def _list_host(call: Call) -> int:
     else:
         rows = [
             (
-                each.digest[:_SHORT],
+                short_digest(each.digest),
                 ", ".join(named.get(each.digest, [])),
                 "now" if each.is_used else moment(each.used_at),
                 str(each.path),
@@ -295,7 +295,7 @@ def env_alias_command(call: Call) -> int:
     if call.args.json:
         put_json({"name": str(named), "environment": named.lock_digest})
     else:
-        put(f"{named} is environment {named.lock_digest[:_SHORT]}")
+        put(f"{named} is environment {short_digest(named.lock_digest)}")
         put(f'A step runs in it by: @named_env(name="{named}")')
     return 0
 
@@ -312,18 +312,18 @@ def env_rm_command(call: Call) -> int:
     what = call.args.what
     if call.args.host:
         digest = _remove_from_host(call)
-        answer, told = {"environment": digest, "removed": "host"}, f"{digest[:_SHORT]} is no longer on this host"
+        answer, told = {"environment": digest, "removed": "host"}, f"{short_digest(digest)} is no longer on this host"
     elif is_pathspec(what):
         raise UsageError(f"{what} is a run's: its environment goes with it", hint=f"mlp env rm --host {what}")
     elif is_digest(what):
         environments = ProjectEnvironments(call.session)
         digest = environments.look_up(what).lock.digest
         environments.catalog.remove(digest)
-        answer, told = {"environment": digest, "removed": "store"}, f"{digest[:_SHORT]} is no longer in the store"
+        answer, told = {"environment": digest, "removed": "store"}, f"{short_digest(digest)} is no longer in the store"
     else:
         named = ProjectEnvironments(call.session).catalog.unname(what)
         answer = {"name": str(named), "environment": named.lock_digest, "removed": "name"}
-        told = f"{named} is no name any more; it was environment {named.lock_digest[:_SHORT]}"
+        told = f"{named} is no name any more; it was environment {short_digest(named.lock_digest)}"
     put_json(answer) if call.args.json else put(safe_line(told))
     return 0
 
@@ -342,5 +342,7 @@ def _remove_from_host(call: Call) -> str:
     if not digest or not host.has(digest):
         raise NotFound(f"there is no environment {what} on this host", hint="mlp env list --host")
     if not host.remove(digest):
-        raise MlpError(f"environment {digest[:_SHORT]} is in use on this host", hint="wait until its steps have ended")
+        raise MlpError(
+            f"environment {short_digest(digest)} is in use on this host", hint="wait until its steps have ended"
+        )
     return digest

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
 from mlp_core.cli import parameters
 from mlp_core.cli.text import duration, place, plural, put, put_json, safe_line, table
+from mlp_core.environments.bundling import this_platform
 from mlp_core.environments.host import HostEnvironments
-from mlp_core.environments.resolving import Resolved, Resolver, this_platform
+from mlp_core.environments.resolving import Resolved, Resolver
 from mlp_core.errors import MlpError, StoreUnavailable
+from mlp_core.names import short_digest
 from mlp_core.parameters import info, parameters_of, resolve
 from mlp_core.runner import check_flow
 from mlp_core.runner.environments import needs_environment
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from mlp_core.session import Session
     from mlp_hookspecs import BackendKind, EnvironmentSpec, PlannedStep
 
-_SHORT: Final = 19
 
 Work = Literal["nothing", "make it from its bundle", "fetch and build it", "resolve, fetch and build it", "fail"]
 """What a run would have to do for an environment on this host."""
@@ -245,7 +246,7 @@ def _show(data: dict[str, Any], run: str) -> None:
             _resources(step["resources"]),
             str(step["retries"] or ""),
             duration(step["timeout_seconds"]) if step["timeout_seconds"] is not None else "",
-            (step["environment"] or "")[:_SHORT],
+            short_digest(step["environment"] or ""),
         )
         for step in data["steps"]
     ]
@@ -276,9 +277,9 @@ def _environment_lines(data: dict[str, Any]) -> list[str]:
     what = f"named {name}" if name else f"of {data['backend']}"
     lines = [f"environment of {', '.join(data['steps'])}: {what}{', with packages added' if data['extended'] else ''}"]
     if requirement:
-        lines.append(f"  requirement  {requirement[:_SHORT]}")
+        lines.append(f"  requirement  {short_digest(requirement)}")
     if data["environment"]:
-        facts = f"{data['environment'][:_SHORT]} (Python {data['python']}, {plural(data['packages'], 'package')})"
+        facts = f"{short_digest(data['environment'])} (Python {data['python']}, {plural(data['packages'], 'package')})"
         lines.append(f"  locked       {facts}")
     elif not data["at_exec"] and not data["problem"]:
         lines.append("  locked       not yet")

@@ -214,7 +214,7 @@ class Environment:
         ['six-1.17.0-py2.py3-none-any.whl']
         """
         from mlp_core import names
-        from mlp_core.environments.resolving import this_platform
+        from mlp_core.environments.bundling import this_platform
 
         wanted = this_platform() if platform is None else names.platform(platform)
         return sorted(self._environments.bundle(self._environments.keep(self._asked), wanted).files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform as host_platform
 import tempfile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
@@ -13,11 +14,13 @@ from mlp_core.names import shown
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mlp_core.environments.host import HostEnvironments
     from mlp_core.environments.records import Bundle
     from mlp_core.hooks import Hooks
     from mlp_core.store import Store
-    from mlp_hookspecs import ArtifactRef, EnvironmentLock
+    from mlp_hookspecs import ArtifactRef, EnvironmentLock, ProvisionedEnvironment
 
+_MACHINES: Final = {"x86_64": "64", "amd64": "64", "aarch64": "aarch64", "arm64": "arm64"}
 _PIECE: Final = 2**20
 _LONGEST: Final = 255
 _LONGEST_PATH: Final = 1024
@@ -54,6 +57,32 @@ def store_bundle(store: Store, hooks: Hooks, lock: EnvironmentLock, platform: st
             stored[name] = target.finish("bytes", sync=False)
         blobs.sync()
     return Catalog(store).add_bundle(lock.digest, platform, stored)
+
+
+def provide(
+    host: HostEnvironments, hooks: Hooks, lock: EnvironmentLock, store: Callable[[], Store], *, outlives: bool = False
+) -> ProvisionedEnvironment:
+    """Return the interpreter of a lock on this host, made if it is not there: from its bundle where a store has one.
+
+    Parameters
+    ----------
+    host : HostEnvironments
+        What makes it, and holds it.
+    hooks : Hooks
+        Where the lock's backend is.
+    lock : EnvironmentLock
+        The lock.
+    store : callable
+        Opens the store, which is asked only where the environment is not there.
+    outlives : bool
+        Whether what this process becomes is to hold it too.
+
+    Raises
+    ------
+    OSError
+        Where it cannot be made.
+    """
+    return host.provide(hooks, lock, unpacker(store, lock, this_platform()), outlives=outlives)
 
 
 def unpacker(store: Callable[[], Store], lock: EnvironmentLock, platform: str) -> Callable[[Path], bool]:
@@ -99,3 +128,10 @@ def checked_path(name: str) -> PurePosixPath:
     if not name.isprintable() or max(len(part.encode()) for part in path.parts) > _LONGEST or len(name) > _LONGEST_PATH:
         raise StoreDamaged(f"a bundle names the file {shown(name)}, which can be none")
     return path
+
+
+def this_platform() -> str:
+    """Return this host's platform as conda names it, such as ``linux-64``."""
+    system = {"Linux": "linux", "Darwin": "osx"}.get(host_platform.system(), host_platform.system().lower())
+    machine = host_platform.machine().lower()
+    return f"{system}-{_MACHINES.get(machine, machine)}"

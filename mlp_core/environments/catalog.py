@@ -108,7 +108,9 @@ class Catalog:
         """Forget a lock with its bundles; UsageError where a name stands for it."""
         names_of = [str(named) for named in self.named() if named.lock_digest == digest]
         if names_of:
-            raise UsageError(f"environment {digest[:19]} is {', '.join(names_of)}", hint="remove the names first")
+            raise UsageError(
+                f"environment {names.short_digest(digest)} is {', '.join(names_of)}", hint="remove the names first"
+            )
         for platform in self._children(layout.environment_bundles(digest)):
             self._store.objects.delete(layout.environment_bundles(digest) + platform)
         self._store.objects.delete(layout.environment_lock(digest))
@@ -146,7 +148,7 @@ class Catalog:
         before = self._read(NamedLock, key)
         if before.lock_digest != digest:
             raise UsageError(
-                f"environment {named} is {before.lock_digest[:19]} already, and its tag does not move",
+                f"environment {named} is {names.short_digest(before.lock_digest)} already, and its tag does not move",
                 hint=f"take another tag, or one of those that move: {', '.join(MOVABLE_TAGS)}",
             )
         return before
@@ -248,7 +250,7 @@ class Catalog:
             )
         if len(found) > 1:
             raise UsageError(
-                f"{pathspec} had {len(found)} environments: {', '.join(digest[:19] for digest in found)}",
+                f"{pathspec} had {len(found)} environments: {', '.join(map(names.short_digest, found))}",
                 hint="name a step, or a task",
             )
         record = next(iter(found.values()))

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from mlp_core.environments.bundling import store_bundle, unpacker
-from mlp_core.environments.resolving import Resolver, extended, this_platform
+from mlp_core.environments.bundling import provide, store_bundle
+from mlp_core.environments.resolving import Resolver, extended
 from mlp_core.errors import MlpError, OptionError, PluginError, PluginRefused, UsageError
-from mlp_core.names import shown
+from mlp_core.names import short_digest, shown
 from mlp_hookspecs import EnvironmentSpec, StepInfo, StepNode
 
 if TYPE_CHECKING:
@@ -97,8 +97,8 @@ class ProjectEnvironments:
         with _told("the requirement is refused"):
             try:
                 plan = hooks.plan_step(StepInfo("Environment", node), (kind(**given),))
-            except PluginError as error:
-                if isinstance(error.__cause__, ValueError):  # a file that it cannot read, for example
+            except OptionError as error:
+                if isinstance(error.__cause__, (OSError, ValueError)):  # of no step: a file that cannot be read, say
                     raise error.__cause__ from None
                 raise
         if plan.environment is None:
@@ -171,8 +171,8 @@ class ProjectEnvironments:
         MlpError
             Where it cannot be made.
         """
-        with _told(f"the environment {lock.digest[:19]} cannot be made", MlpError):
-            return host.provide(self._session.hooks, lock, unpacker(lambda: self.store, lock, this_platform()))
+        with _told(f"the environment {short_digest(lock.digest)} cannot be made", MlpError):
+            return provide(host, self._session.hooks, lock, lambda: self.store)
 
     def bundle(self, lock: EnvironmentLock, platform: str) -> Bundle:
         """Put the packages of an environment for a platform into the store.
@@ -182,7 +182,9 @@ class ProjectEnvironments:
         MlpError
             Where they cannot be had.
         """
-        with _told(f"the packages of {lock.digest[:19]} for {platform} cannot be put into the store", MlpError):
+        with _told(
+            f"the packages of {short_digest(lock.digest)} for {platform} cannot be put into the store", MlpError
+        ):
             return store_bundle(self.store, self._session.hooks, lock, platform)
 
     def requirement_digest(self, kept: KeptLock) -> str:

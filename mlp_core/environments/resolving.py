@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 import re
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from mlp_core.environments.bundling import store_bundle
+from mlp_core.environments.bundling import store_bundle, this_platform
 from mlp_core.environments.catalog import Catalog
 from mlp_core.errors import UsageError
 from mlp_core.names import shown
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from mlp_core.store import Store
     from mlp_hookspecs import RunContext, StepPlan, TaskKey
 
-_MACHINES: Final = {"x86_64": "64", "amd64": "64", "aarch64": "aarch64", "arm64": "arm64"}
 _FIELD: Final = re.compile(r"@?\{([A-Za-z0-9_\-]*)\}")
 
 _METAFLOW: Final = {
@@ -191,10 +189,3 @@ def task_values(run: RunContext, key: TaskKey, parameters: Mapping[str, str]) ->
         "task_id": key.task_id,
         "task_pathspec": f"{run.flow}/{run.run_id}/{key.step}/{key.task_id}",
     }
-
-
-def this_platform() -> str:
-    """Return this host's platform as conda names it, such as ``linux-64``."""
-    system = {"Linux": "linux", "Darwin": "osx"}.get(platform.system(), platform.system().lower())
-    machine = platform.machine().lower()
-    return f"{system}-{_MACHINES.get(machine, machine)}"

@@ -11,6 +11,7 @@ import attrs
 
 from mlp_core.closure import ship_platform
 from mlp_core.errors import FlowError, MlpError
+from mlp_core.names import short_digest
 from mlp_core.runner.requests import StepSetup
 from mlp_core.store.records import EnvironmentLocked
 from mlp_hookspecs import Failure, frozen_map
@@ -96,7 +97,8 @@ class StepEnvironments:
         now = time.time()
         records = [EnvironmentLocked(found.spec, found.lock, tuple(names), now) for found, names in resolved.values()]
         notes = [
-            f"environment of {', '.join(names)}: {found.lock.digest[:19]}{' (resolved now)' if found.is_new else ''}"
+            f"environment of {', '.join(names)}: {short_digest(found.lock.digest)}"
+            f"{' (resolved now)' if found.is_new else ''}"
             for found, names in resolved.values()
         ]
         return PreparedSteps(steps, tuple(records), tuple(notes))
@@ -174,13 +176,11 @@ class StepEnvironments:
 
     def _provide(self, step: StepSetup, lock: EnvironmentLock) -> ProvisionedEnvironment:
         """Make an environment, or find it made."""
-        from mlp_core.environments.bundling import unpacker
-        from mlp_core.environments.resolving import this_platform
+        from mlp_core.environments.bundling import provide
 
         session = self._session
-        packages = unpacker(lambda: session.open_store(create=True), lock, this_platform())
         try:
-            return self._open()[1].provide(session.hooks, lock, packages)
+            return provide(self._open()[1], session.hooks, lock, lambda: session.open_store(create=True))
         except OSError as error:
             name = step.planned.node.name
             raise MlpError(f"the environment of step {name!r} could not be made: {error}") from error

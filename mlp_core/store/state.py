@@ -134,6 +134,7 @@ class RunState:
         self.ended: RunEnded | None = None
         self.tasks: dict[TaskKey, TaskState] = {}
         self.environments: list[EnvironmentLocked] = []
+        self._environment: dict[tuple[str, str], EnvironmentLocked] = {}
         self.notes: list[Note] = []
         self.observer_failures: list[ObserverFailed] = []
         self.is_alive = is_alive
@@ -169,11 +170,7 @@ class RunState:
 
     def environment_of(self, key: TaskKey) -> EnvironmentLocked | None:
         """Return the environment that a task ran in last; None for the driver's interpreter."""
-        found = None
-        for locked in self.environments:
-            if key.step in locked.steps and (not locked.task_ids or key.task_id in locked.task_ids):
-                found = locked
-        return found
+        return self._environment.get((key.step, key.task_id)) or self._environment.get((key.step, ""))
 
     def apply(self, record: Record) -> None:  # noqa: C901 # one case a kind
         """Take up a further record.
@@ -191,7 +188,7 @@ class RunState:
             case TaskReused():
                 self._apply_reused(record)
             case EnvironmentLocked():
-                self.environments.append(record)
+                self._apply_locked(record)
             case TagsChanged():
                 self._tag_changes.append(record)
             case ObserverFailed():
@@ -211,6 +208,15 @@ class RunState:
         """Refuse a task of a step that the graph does not have."""
         if key.step not in self._nodes:
             raise self._contradiction(f"has a task of the step {names.shown(key.step)}, which its graph does not have")
+
+    def _apply_locked(self, record: EnvironmentLocked) -> None:
+        """Take in an environment: of some tasks of its steps, or of all, those that had another one before too."""
+        self.environments.append(record)
+        for step in record.steps:
+            if not record.task_ids:
+                self._environment = {place: old for place, old in self._environment.items() if place[0] != step}
+            for task_id in record.task_ids or ("",):
+                self._environment[step, task_id] = record
 
     def _apply_started(self, record: AttemptStarted) -> None:
         """Take up the start of an attempt."""

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Final, Self
 import attrs
 
 from mlp_core.errors import MlpError, NotFound, StoreDamaged, StoreFull, UsageError
+from mlp_core.names import short_digest
 from mlp_core.store import layout
 from mlp_core.store.content import digest_text, sha256
 from mlp_core.store.growing import GrowingReader
@@ -418,7 +419,7 @@ class Archive:
                 if missing:
                     raise self._refused(f"a bundle needs {missing[0]}, which is not in it")
                 if bundle.lock_digest not in locks:
-                    raise self._refused(f"its run has no environment {bundle.lock_digest[:19]}")
+                    raise self._refused(f"its run has no environment {short_digest(bundle.lock_digest)}")
                 found[key] = content
         return found
 

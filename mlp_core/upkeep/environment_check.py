@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from mlp_core.environments.catalog import kept_lock, parsed_record
 from mlp_core.environments.records import Answer, Bundle, KeptLock, NamedLock
 from mlp_core.errors import NameRefused, StoreDamaged, StoreError
+from mlp_core.names import short_digest
 from mlp_core.store import layout
 from mlp_core.store.checked import with_checksum
 from mlp_core.store.records import EnvironmentLocked
@@ -134,7 +135,7 @@ class _EnvironmentCheck:
                 self.findings.append(Finding("damage", key, "it is missing", tuple(names), remedy))
         for key, lock in self._answers.items():
             if lock not in self._locks:
-                problem = f"its lock {lock.rpartition('/')[2][:19]} is not there"
+                problem = f"its lock {short_digest(lock.rpartition('/')[2])} is not there"
                 self.findings.append(Finding("leftover", key, problem, (), "mlp gc removes it"))
 
 

@@ -204,6 +204,15 @@ def test_what_cannot_be_resolved_is_refused(mlp: Commands, run: str, words: tupl
     assert "secret" not in told
 
 
+def test_a_file_that_is_refused_belongs_to_no_step(mlp: Commands, run: str) -> None:
+    """The message speaks of the file, not of the step that stands for the command."""
+    assert run
+    (mlp.project.root / "refused.txt").write_text("six @ https://me:secret@example.org/six.whl\n")
+    told = mlp.refused("env", "resolve", "-r", "refused.txt")
+    assert "the requirement is refused: refused.txt, line 1" in told
+    assert "secret" not in told
+
+
 # ------------------------------------------------------------------------------------------------- create
 
 

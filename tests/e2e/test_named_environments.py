@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mlp_core.client import client_for
+from mlp_core.environments.bundling import this_platform
 from mlp_core.environments.catalog import Catalog
-from mlp_core.environments.resolving import this_platform
 from mlp_core.errors import FlowError
 from mlp_core.loading import load_flow
 from mlp_core.runner import RunOptions, check_flow
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 NAMING = """
 from mlp_core.environments.catalog import Catalog
-from mlp_core.environments.resolving import this_platform
+from mlp_core.environments.bundling import this_platform
 from mlp_core.session import Session
 from mlp_hookspecs import EnvironmentLock, EnvironmentSpec
 

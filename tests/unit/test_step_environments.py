@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mlp_core.environments.bundling import this_platform
 from mlp_core.environments.catalog import Catalog
-from mlp_core.environments.resolving import this_platform
 from mlp_core.errors import FlowError, MlpError, UsageError
 from mlp_core.runner.environments import LateEnvironments, StepEnvironments, needs_environment
 from mlp_core.runner.inbox import Ended, Inbox, Prepared
