@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -61,7 +61,7 @@ TIMED: Final = """\
 import sys, tempfile, time
 from pathlib import Path
 
-from mlp_core.environments.resolving import this_platform
+from mlp_core.environments.bundling import this_platform
 from mlp_core.session import Session
 from mlp_hookspecs import EnvironmentSpec, wire, EnvironmentLock
 
@@ -172,11 +172,13 @@ def measure_uv(space: Workspace, rounds: int) -> dict[str, list[float]]:
         return space.seconds(uv_program(), "pip", "compile", "--quiet", *words, asked, "--output-file", locked)
 
     def make() -> float:
-        shutil.rmtree(made, ignore_errors=True)
-        began = time.perf_counter()
-        space.output(uv_program(), "venv", "--offline", "--python", sys.executable, made)
-        space.output(uv_program(), "pip", "install", "--offline", "--python", made, "--requirement", locked)
-        return time.perf_counter() - began
+        # As the plugin, at a place where there was nothing: uv remembers the interpreters of places that it knows.
+        with tempfile.TemporaryDirectory(dir=space.folder) as folder:
+            fresh = Path(folder) / "plain"
+            began = time.perf_counter()
+            space.output(uv_program(), "venv", "--offline", "--python", sys.executable, fresh)
+            space.output(uv_program(), "pip", "install", "--offline", "--python", fresh, "--requirement", locked)
+            return time.perf_counter() - began
 
     resolve()
     # Both have their wheels in uv's cache, where a wheel lies by where it was fetched from.
